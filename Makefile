@@ -1,0 +1,71 @@
+# Everything runs in .venv, which `setup` makes; every target but `clean` calls it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format protos protos-check test-learning test-stress coverage bench clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED)  ## .venv with the shoal command and all that development needs
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Shoal needs Python 3.11 or newer, and there is no '$(PYTHON)' here." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Shoal needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the packages of requirements.lock into $(VENV): a minute or two, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## train PPO on CartPole-v1 to a return of 475
+	$(BIN)/shoal train --algorithm ppo --env CartPole-v1 --target-return 475 --env-steps 200000 --seed 1 \
+		--run-dir runs/demo --overwrite
+
+test: lint protos-check  ## all that CI runs
+	$(PYTEST)
+
+lint: setup  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the code as lint wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+GENERATE := $(BIN)/python -m grpc_tools.protoc -I. --pyi_out
+
+protos: setup  ## regenerate the messages from protos/*.proto
+	$(GENERATE)=. --python_out=. protos/*.proto
+
+protos-check: setup  ## fail where the generated messages are not those of protos/*.proto
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(GENERATE)="$$fresh" --python_out="$$fresh" protos/*.proto && \
+	for file in protos/*_pb2*.py protos/*_pb2*.pyi "$$fresh"/protos/*; do \
+		name=$$(basename "$$file"); \
+		cmp -s "protos/$$name" "$$fresh/protos/$$name" || { \
+			echo "protos/$$name is not what protos/*.proto gives: run 'make protos'" >&2; exit 1; }; \
+	done
+
+test-learning: setup  ## the learning tests: minutes to hours
+	$(PYTEST) -m learning --timeout 3600
+
+test-stress: setup  ## races, repeated
+	$(PYTEST) -m stress --timeout 3600
+
+coverage: setup  ## the tests again, with branch coverage
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+bench: setup  ## measure speed and scores
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv and every cache; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

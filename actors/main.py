@@ -1,0 +1,147 @@
+"""An actor's process: join, then unroll after unroll until the learner says that the run is over.
+
+It is told everything by the learner; the address is all it needs. One thread acts; gRPC's threads and two of ours
+(core/stream.py, actors/weights.py) send and receive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+import traceback
+
+import numpy as np
+
+from core import envs as vector
+from core import rpc
+from core.algorithms import make
+from core.errors import EnvironmentFailedError, WeightsCorruptError
+from core.rl.optim import flatten
+from core.runspec import RunSpec
+from core.stream import InsertStream
+from core.types import Task, UnrollHeader
+from protos import learner_pb2 as pb
+
+from actors.unroller import Unroller
+from actors.weights import WeightsReceiver
+
+JOIN_TIMEOUT_S = 60.0
+logger = logging.getLogger(__name__)
+
+
+def run(learner_address: str) -> int:
+    """Act for the learner at `learner_address` until the run is over. Returns the exit code; raises ShoalError."""
+    import torch
+
+    torch.set_num_threads(1)
+    incarnation = secrets.randbits(63)
+    with rpc.open_channel(learner_address) as channel:
+        client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Learner"], f"the learner at {learner_address}")
+        request = pb.JoinRequest(
+            protocol=rpc.PROTOCOL, incarnation=incarnation, host=socket.gethostname(), pid=os.getpid()
+        )
+        joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
+        rpc.check_protocol(joined.protocol, client.peer)
+        print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
+        actor = Actor(client, learner_address, incarnation, joined)
+        try:
+            finished = actor.run()
+        except EnvironmentFailedError as error:
+            traceback.print_exception(error)
+            raise
+        finally:
+            actor.close()
+    print(f"the run is over: {finished}", flush=True)
+    return 0
+
+
+class Actor:
+    """One seat in a run: environments, policy network, the two streams."""
+
+    def __init__(self, client: rpc.Client, address: str, incarnation: int, joined: pb.JoinReply) -> None:
+        self._run = run = RunSpec.unpack(joined.run)
+        self._slot, self._round = joined.slot, joined.first_round
+        self._algorithm = make(run.algorithm, run.settings)
+        seed = vector.seed_of(run.seed, self._slot)
+        envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs)
+        spec = vector.spec_of(run.env, envs)
+        self._network = self._algorithm.network(spec)
+        self._flat = flatten(self._network)
+        if self._flat.manifest() != run.manifest:
+            raise WeightsCorruptError(
+                f"this actor's network for {run.env!r} differs from the learner's (manifest {self._flat.manifest()[:12]} "
+                f"against {run.manifest[:12]}): the same Shoal, torch and environment versions are needed on both sides"
+            )
+        self._unroller = Unroller(envs, spec, self._algorithm.plan().collect, seed)
+        self._envs = envs
+        self._weights = WeightsReceiver(
+            client,
+            self._slot,
+            incarnation,
+            joined.learner_incarnation,
+            from_version=0 if run.lag is None else max(0, self._round - run.lag),
+            every=run.lag is not None,
+            patience_s=run.learner_patience_s,
+        )
+        experience = joined.experience_address or address
+        self._channel = rpc.open_channel(experience, run.max_message_bytes, run.keepalive_s)
+        self._stream = InsertStream(
+            self._channel,
+            f"the table at {experience}",
+            run.table,
+            self._slot,
+            incarnation,
+            window=run.window_chunks,
+            max_chunk_bytes=run.max_chunk_bytes,
+            patience_s=run.learner_patience_s,
+        )
+        self._version = -1
+        self._waited_acks_s = 0.0
+
+    def run(self) -> str:
+        """Unroll until the run is over; returns why it is."""
+        while self._unroll():
+            self._round += 1
+        return self._weights.finished or "closed"
+
+    def _unroll(self) -> bool:
+        run, started_s = self._run, time.perf_counter()
+        version = None if run.lag is None else max(0, self._round - run.lag)
+        snapshot = self._weights.take(version, LONGEST_ROUND_S)
+        if snapshot is None:
+            return False
+        if snapshot.version != self._version:
+            self._flat.load(np.frombuffer(snapshot.params, np.float32))
+            self._version = snapshot.version
+        acting_s = time.perf_counter()
+        task = Task(
+            run.seed, self._slot, run.slots, self._round, snapshot.env_steps, run.budget_env_steps, explore=True
+        )
+        unroll, episodes = self._unroller.collect(self._algorithm.policy(self._network, task))
+        item = self._algorithm.item(self._network, unroll, task)
+        header = UnrollHeader(
+            slot=self._slot,
+            round=self._round,
+            version=snapshot.version,
+            env_steps=int(unroll["valid"].sum()),
+            episodes=tuple(episodes),
+            act_s=time.perf_counter() - acting_s,
+            wait_weights_s=acting_s - started_s,
+            wait_acks_s=self._waited_acks_s,
+        )
+        self._waited_acks_s = self._stream.insert(header, item)
+        return True
+
+    def close(self) -> None:
+        """End the streams and the environments."""
+        self._weights.close()
+        self._stream.close()
+        self._channel.close()
+        self._envs.close()
+
+
+LONGEST_ROUND_S = 3600.0
+"""No round takes longer; the lease ends the wait much earlier when the learner is gone."""

@@ -1,0 +1,146 @@
+"""Receives weights: one thread reads the learner's stream, the actor's loop takes versions and copies them in place.
+
+The stream is also this actor's lease: while it stands, the learner counts the slot as acting.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from typing import Any
+
+import grpc
+
+from core import errors, rpc
+from core.clock import Clock, SystemClock
+from protos import learner_pb2 as pb
+
+
+class WeightsReceiver:
+    """Snapshots in the order of their versions: every one (lag mode) or the newest (async)."""
+
+    def __init__(
+        self,
+        client: rpc.Client,
+        slot: int,
+        incarnation: int,
+        learner_incarnation: int,
+        *,
+        from_version: int,
+        every: bool,
+        patience_s: float,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client, self._slot, self._incarnation = client, slot, incarnation
+        self._learner_incarnation, self._every, self._patience_s = learner_incarnation, every, patience_s
+        self._clock = clock or SystemClock()
+        self._changed = threading.Condition()
+        self._snapshots: deque[pb.Snapshot] = deque()
+        self._next_version = from_version
+        self._finished: str | None = None
+        self._error: errors.ShoalError | None = None
+        self._closed = False
+        self._call: Any = None
+        self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
+        self._thread.start()
+
+    def take(self, version: int | None, timeout_s: float) -> pb.Snapshot | None:
+        """Exactly `version`, or the newest where it is None (which may be one taken before). None: the run is over.
+
+        Raises DeadlineError, WeightsRegressedError, or what broke the stream for good.
+        """
+        with self._changed:
+            ready = lambda: bool(self._snapshots) and (version is None or self._snapshots[-1].version >= version)  # noqa: E731
+            over = lambda: self._closed or self._finished is not None or self._error is not None or ready()  # noqa: E731
+            if not self._changed.wait_for(over, timeout_s):
+                wanted = "any version" if version is None else f"version {version}"
+                raise errors.DeadlineError(f"{self._client.peer} published no weights of {wanted} for {timeout_s:g} s")
+            if self._error is not None:
+                raise self._error
+            if self._finished is not None or self._closed:
+                return None
+            while len(self._snapshots) > 1 and (version is None or self._snapshots[0].version < version):
+                self._snapshots.popleft()
+            snapshot = self._snapshots[0]
+        if version is not None and snapshot.version != version:
+            raise errors.WeightsRegressedError(
+                f"version {version} was wanted, the oldest one here is {snapshot.version}: the learner no longer has it"
+            )
+        return snapshot
+
+    @property
+    def finished(self) -> str | None:
+        """Why the run is over, once it is."""
+        with self._changed:
+            return self._finished
+
+    def close(self) -> None:
+        """End the stream and wake whoever waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            call = self._call
+        if call is not None:
+            call.cancel()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        down_since_s, pause_s = self._clock.now_s(), 0.05
+        while True:
+            received = self._next_version
+            try:
+                self._read_stream()
+                error: errors.ShoalError = errors.UnavailableError(f"{self._client.peer} ended the weights stream")
+            except grpc.RpcError as broken:
+                error = rpc.from_rpc(broken, self._client.peer)
+            except errors.ShoalError as raised:
+                error = raised
+            now_s = self._clock.now_s()
+            with self._changed:
+                if self._closed or self._finished is not None:
+                    return
+                if self._next_version > received:
+                    down_since_s, pause_s = now_s, 0.05
+                retried = isinstance(error, errors.UnavailableError | errors.DeadlineError)
+                if not retried or now_s - down_since_s > self._patience_s:
+                    self._error = error
+                    self._changed.notify_all()
+                    return
+                self._changed.wait_for(lambda: self._closed, pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2.0, 2 * pause_s)
+
+    def _read_stream(self) -> None:
+        request = pb.WeightsRequest(
+            protocol=rpc.PROTOCOL,
+            incarnation=self._incarnation,
+            slot=self._slot,
+            from_version=self._next_version,
+            every=self._every,
+        )
+        call = self._client.stream("Weights", request)
+        with self._changed:
+            self._call = call
+            if self._closed:
+                call.cancel()
+        for reply in call:
+            with self._changed:
+                if reply.WhichOneof("message") == "finished":
+                    self._finished = reply.finished
+                else:
+                    self._keep(reply.snapshot)
+                self._changed.notify_all()
+                if self._finished is not None:
+                    return
+
+    def _keep(self, snapshot: pb.Snapshot) -> None:
+        if snapshot.learner_incarnation != self._learner_incarnation:
+            raise errors.WeightsRegressedError("another learner answers at this address: join anew")
+        if snapshot.version < self._next_version:
+            raise errors.WeightsRegressedError(
+                f"version {snapshot.version} came where {self._next_version} or later was due"
+            )
+        if not self._every:
+            self._snapshots.clear()
+        self._snapshots.append(snapshot)
+        self._next_version = snapshot.version + 1

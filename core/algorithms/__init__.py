@@ -1,0 +1,29 @@
+"""The algorithms by name. Adding one is a file, a line here and an entry in the learning tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.algorithms.contract import Algorithm
+from core.algorithms.dqn import DQN
+from core.algorithms.ppo import PPO
+from core.errors import ConfigError
+from core.fields import build, nearest
+
+REGISTRY: dict[str, type[Any]] = {"ppo": PPO, "dqn": DQN}
+"""Name -> class with an attribute `Config` (a dataclass of settings) that it is made from."""
+
+
+def make(name: str, settings: Mapping[str, Any]) -> Algorithm:
+    """The algorithm with those settings; the rest keep their defaults.
+
+    Raises ConfigError for an unknown name, or with every problem of the settings.
+    """
+    if name not in REGISTRY:
+        known = ", ".join(sorted(REGISTRY))
+        raise ConfigError(f"no algorithm {name!r}{nearest(name, REGISTRY)} (there are {known})")
+    config, problems = build(REGISTRY[name].Config, settings, name)
+    ConfigError.raise_if(problems)
+    algorithm: Algorithm = REGISTRY[name](config)
+    return algorithm

@@ -1,0 +1,206 @@
+"""PPO: proximal policy optimisation with a clipped ratio (Schulman 2017).
+
+With r = pi(a|s) / pi_behaviour(a|s), advantage A from GAE and clip range e:
+    policy loss   -E[min(r A, clip(r, 1 - e, 1 + e) A)]                        (eq. 7)
+    total loss    policy loss + c_v E[(V(s) - target)^2] - c_e E[entropy]      (eq. 9)
+Every batch is passed over `epochs` times in minibatches; all means are over valid rows only.
+
+Differences from the paper, all usual in practice (Engstrom 2020, Andrychowicz 2021) and each a setting: advantages are
+normalised per minibatch, the gradient's norm is clipped, the learning rate may anneal to 0, the value may be clipped
+around the one that made the advantages, and epochs may stop early once the policy has moved by `target_kl`. The
+behaviour log-probability is the one that the actor recorded, never recomputed, so the ratio is right at any lag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.algorithms.contract import Batch
+from core.fields import Settings, bounded
+from core.rl.acting import from_env, sampling
+from core.rl.distributions import Distribution
+from core.rl.mlp import Activation
+from core.rl.networks import ActorCritic
+from core.rl.optim import Optimiser
+from core.rl.returns import gae
+from core.rl.schedules import linear
+from core.specs import EnvSpec
+from core.types import Columns, Context, Lag, Plan, Policy, Queue, Result, Rows, Task
+
+
+@dataclass(frozen=True)
+class PPOConfig(Settings):
+    """PPO's settings."""
+
+    unroll_length: int = bounded(64, low=1)
+    """Rows of one unroll."""
+    epochs: int = bounded(4, low=1)
+    minibatch_size: int = bounded(2048, low=1)
+    """Rows of one minibatch, rows that are no steps included; the last one of an epoch may be smaller."""
+    learning_rate: float = bounded(3e-4, above=0)
+    anneal_learning_rate: bool = False
+    """Linearly to 0 at the end of the budget."""
+    gamma: float = bounded(0.99, low=0, high=1)
+    gae_lambda: float = bounded(0.95, low=0, high=1)
+    clip: float = bounded(0.2, above=0)
+    clip_value: float | None = bounded(None, above=0)
+    """Keep the value within this distance of the one that made the advantages."""
+    value_coefficient: float = bounded(0.5, low=0)
+    entropy_coefficient: float = bounded(0.01, low=0)
+    max_grad_norm: float | None = bounded(0.5, above=0)
+    normalise_advantages: bool = True
+    """To mean 0 and deviation 1 over each minibatch."""
+    target_kl: float | None = bounded(None, above=0)
+    """No further epoch once the mean estimate of KL(behaviour, target) in the last one is above this."""
+    hidden: tuple[int, ...] = bounded((64, 64), low=1)
+    shared_trunk: bool = True
+    """One network for policy and value, or one each."""
+    activation: Activation = "tanh"
+    adam_eps: float = bounded(1e-5, above=0)
+
+
+class Minibatch(NamedTuple):
+    """Columns of N rows; before they are split, of all T x B rows of a batch."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    value_targets: Tensor
+    values: Tensor
+    valid: Tensor
+
+
+class Terms(NamedTuple):
+    """The parts of a loss: three scalars, and log(target / behaviour probability) [N]."""
+
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy: Tensor
+    log_ratios: Tensor
+
+
+class Made(NamedTuple):
+    """What is kept of a minibatch's update for the metrics."""
+
+    valid: Tensor
+    loss: Tensor
+    terms: Terms
+    grad_norm: Tensor
+
+
+class PPO:
+    """The contract's six methods."""
+
+    Config = PPOConfig
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config = config
+
+    def plan(self) -> Plan:
+        """Unrolls, each used once, acted by the version before the newest."""
+        return Plan(Rows(self.config.unroll_length), Queue(), Lag(1))
+
+    def network(self, spec: EnvSpec) -> ActorCritic:
+        """A policy and a value."""
+        return ActorCritic(spec, self.config.hidden, self.config.activation, self.config.shared_trunk)
+
+    def policy(self, network: ActorCritic, task: Task) -> Policy:
+        """Sample; `log_prob` is recorded."""
+        return sampling(network, task, self.config.unroll_length)
+
+    def item(self, network: ActorCritic, unroll: Columns, task: Task) -> Columns:
+        """The unroll itself."""
+        return unroll
+
+    def state(self, network: ActorCritic) -> Optimiser:
+        """Adam."""
+        return Optimiser(network, eps=self.config.adam_eps)
+
+    def update(self, network: ActorCritic, state: Optimiser, batch: Batch, context: Context) -> Result:
+        """`epochs` passes over the batch, one optimiser step a minibatch; metrics are those of the last epoch."""
+        config = self.config
+        rows = prepare(config, network, batch)
+        size = len(rows.valid)
+        end = 0.0 if config.anneal_learning_rate else config.learning_rate
+        learning_rate = linear(config.learning_rate, end, context.progress)
+        updates = 0
+        for _ in range(config.epochs):
+            order = torch.from_numpy(context.rng.permutation(size)).to(rows.valid.device)
+            shuffled = (column.index_select(0, order).split(config.minibatch_size) for column in rows)
+            made: list[Made] = []
+            for minibatch in map(Minibatch, *shuffled):
+                policy, values_N = network(minibatch.obs)
+                total, terms = loss(config, policy, values_N, minibatch)
+                norm = state.step(total, learning_rate, config.max_grad_norm)
+                made.append(Made(minibatch.valid, total.detach(), terms, norm))
+            updates += len(made)
+            if config.target_kl is not None and figures(config, made)["kl"] > config.target_kl:
+                break
+        metrics = figures(config, made)
+        metrics["explained_variance"] = explained_variance(rows)
+        metrics["learning_rate"] = learning_rate
+        return Result(updates, metrics)
+
+
+def loss(config: PPOConfig, policy: Distribution, values_N: Tensor, minibatch: Minibatch) -> tuple[Tensor, Terms]:
+    """The total loss, and its parts without gradient, of a policy and values at the minibatch's N rows."""
+    weights_N = minibatch.valid / minibatch.valid.sum().clamp(min=1)
+    advantages_N = minibatch.advantages
+    if config.normalise_advantages:
+        centred_N = advantages_N - torch.dot(weights_N, advantages_N)
+        advantages_N = centred_N / (torch.dot(weights_N, centred_N.square()).sqrt() + 1e-8)
+    log_ratios_N = policy.log_prob(minibatch.actions) - minibatch.log_probs
+    ratios_N = log_ratios_N.exp()
+    clipped_N = ratios_N.clamp(1 - config.clip, 1 + config.clip)
+    policy_loss = -torch.dot(weights_N, torch.minimum(ratios_N * advantages_N, clipped_N * advantages_N))
+    errors_N = (values_N - minibatch.value_targets).square()
+    if config.clip_value is not None:
+        near_N = minibatch.values + (values_N - minibatch.values).clamp(-config.clip_value, config.clip_value)
+        errors_N = torch.maximum(errors_N, (near_N - minibatch.value_targets).square())
+    value_loss = torch.dot(weights_N, errors_N)
+    entropy = torch.dot(weights_N, policy.entropy())
+    total = policy_loss + config.value_coefficient * value_loss - config.entropy_coefficient * entropy
+    return total, Terms(policy_loss.detach(), value_loss.detach(), entropy.detach(), log_ratios_N.detach())
+
+
+@torch.no_grad()
+def prepare(config: PPOConfig, network: ActorCritic, batch: Batch) -> Minibatch:
+    """Advantages and value targets of a batch of unrolls, and all columns with their T x B rows in one axis."""
+    obs, valid_TB = batch["obs"], batch["valid"].float()
+    values_TB = network.value(obs)
+    advantages_TB = gae(batch["reward"], batch["discount"], valid_TB, values_TB, config.gamma, config.gae_lambda)
+    columns = Minibatch(
+        obs=obs[:-1],
+        actions=from_env(network.action, batch["action"]),
+        log_probs=batch["log_prob"],
+        advantages=advantages_TB,
+        value_targets=advantages_TB + values_TB[:-1],
+        values=values_TB[:-1],
+        valid=valid_TB,
+    )
+    return Minibatch(*(column.flatten(0, 1) for column in columns))
+
+
+def figures(config: PPOConfig, made: list[Made]) -> dict[str, float]:
+    """Means over minibatches; the one place that waits for the device."""
+    rows = []
+    for valid, total, terms, norm in made:
+        weights = valid / valid.sum().clamp(min=1)
+        ratios = terms.log_ratios.exp()
+        kl = torch.dot(weights, ratios - 1 - terms.log_ratios)
+        clipped = torch.dot(weights, ((ratios - 1).abs() > config.clip).float())
+        rows.append(torch.stack((total, terms.policy_loss, terms.value_loss, terms.entropy, kl, clipped, norm)))
+    names = ("loss", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm")
+    return dict(zip(names, torch.stack(rows).mean(0).tolist(), strict=True))
+
+
+def explained_variance(rows: Minibatch) -> float:
+    """1 - Var[target - V] / Var[target] over valid rows: 1 is a perfect value, 0 is as good as a constant."""
+    on = rows.valid > 0
+    targets, errors = rows.value_targets[on], (rows.value_targets - rows.values)[on]
+    return float(1 - errors.var(correction=0) / targets.var(correction=0).clamp(min=1e-8))

@@ -1,0 +1,59 @@
+"""What an algorithm's items look like, found by acting on zeros; the learner asks the table for it, the wire checks it.
+
+An unroll's own columns are fixed here: obs [T + 1, B, ...] as the environment's spec says; action, reward, discount
+and valid [T, B]. Behaviour columns are whatever the policy's steps bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from core.algorithms.contract import Algorithm
+from core.specs import ArraySpec, ColumnSpec, EnvSpec, Signature
+from core.types import Array, Rows, Task
+
+DRY_ROWS = 3  # enough to tell T rows from T + 1 and from an item with a row of its own
+
+
+def unroll_signature(spec: EnvSpec, behaviour: Mapping[str, ArraySpec], rows: int, envs: int) -> Signature:
+    """The signature of unrolls that record `behaviour` columns beside their own."""
+    columns = {
+        "obs": ColumnSpec(spec.observation, extra_rows=1),
+        "action": ColumnSpec(spec.action.array),
+        "reward": ColumnSpec(ArraySpec((), "float32")),
+        "discount": ColumnSpec(ArraySpec((), "float32")),
+        "valid": ColumnSpec(ArraySpec((), "uint8")),
+    }
+    return Signature({**columns, **{name: ColumnSpec(array) for name, array in behaviour.items()}}, rows, envs)
+
+
+def item_signature(algorithm: Algorithm, network: Any, spec: EnvSpec, envs: int) -> Signature:
+    """The signature of the algorithm's items from an actor with `envs` environments. Leaves the network as it was."""
+    collect = algorithm.plan().collect
+    rows = collect.rows if isinstance(collect, Rows) else collect.max_rows
+    task = Task(seed=0, slot=0, slots=1, round=0)
+    step = algorithm.policy(network, task)(np.zeros((envs, *spec.observation.shape), spec.observation.dtype), None)
+    behaviour = {name: _spec(column, axes=1) for name, column in step.columns.items()}
+    unroll = zeros(unroll_signature(spec, behaviour, DRY_ROWS, envs))
+    unroll["discount"][:], unroll["valid"][:] = 1, 1
+    item = algorithm.item(network, unroll, task)
+    least = min(len(column) for column in item.values())
+    columns = {name: ColumnSpec(_spec(column, axes=2), len(column) - least) for name, column in item.items()}
+    return Signature(columns, rows if least == DRY_ROWS else least, max(c.shape[1] for c in item.values()))
+
+
+def zeros(signature: Signature) -> dict[str, Array]:
+    """Columns of the largest size that `signature` allows, all zero."""
+    return {
+        name: np.zeros(
+            (signature.max_rows + column.extra_rows, signature.max_envs, *column.array.shape), column.array.dtype
+        )
+        for name, column in signature.columns.items()
+    }
+
+
+def _spec(column: Array, axes: int) -> ArraySpec:
+    return ArraySpec(tuple(column.shape[axes:]), column.dtype.name)

@@ -1,0 +1,143 @@
+"""Checkpoints: a folder of safetensors and JSON, written atomically, checked when read. No pickle.
+
+    checkpoints/000000081920/   named by env_steps
+        tensors.safetensors     "network" is the flat float32 vector of params and buffers; the rest belongs to `state`
+        meta.json               algorithm, settings, environment, counters, sha256 of the tensors
+
+Called by the learner (write) and by whoever loads a run. torch is imported by safetensors' torch half only when used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import CheckpointError
+
+FORMAT = 1
+_TENSOR = "__tensor__"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read: `meta` (JSON), `tensors` by name, and `state`, the algorithm's nested state with its tensors."""
+
+    path: Path
+    meta: dict[str, Any]
+    tensors: dict[str, Any]
+    state: Any
+
+
+def write(folder: Path, meta: Mapping[str, Any], network: Any, state: Mapping[str, Any]) -> Path:
+    """Write `folder/<env_steps>` (tmp, fsync, rename, fsync) and return it. `network` is the flat float32 tensor."""
+    from safetensors.torch import save
+
+    tensors: dict[str, Any] = {"network": network}
+    plain = _pack(state, "state", tensors)
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    document = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **meta, "state": plain}
+    path = folder / f"{int(meta['env_steps']):012d}"
+    temporary = folder / f".tmp-{path.name}-{os.getpid()}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write_synced(temporary / "tensors.safetensors", data)
+        _write_synced(temporary / "meta.json", json.dumps(document, indent=1, allow_nan=False).encode())
+        _sync_folder(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"cannot write checkpoint {path}: {error}; the ones before it are untouched") from error
+    return path
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint. Raises CheckpointError."""
+    from safetensors.torch import load
+
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        data = (path / "tensors.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path} has format {meta.get('format')}, this Shoal reads {FORMAT}")
+    if hashlib.sha256(data).hexdigest() != meta["sha256"]:
+        raise CheckpointError(f"checkpoint {path} is damaged: its sha256 does not match; use an older one")
+    tensors = load(data)
+    return Checkpoint(path, meta, tensors, _unpack(meta["state"], tensors))
+
+
+def all_in(folder: Path) -> list[Path]:
+    """The complete checkpoints of a folder, oldest first."""
+    return sorted(p for p in folder.glob("[0-9]*") if (p / "meta.json").is_file())
+
+
+def latest(folder: Path) -> Path:
+    """The newest one. Raises CheckpointError where there is none."""
+    found = all_in(folder)
+    if not found:
+        raise CheckpointError(f"no checkpoint in {folder}")
+    return found[-1]
+
+
+def best(folder: Path) -> Path:
+    """The one with the highest evaluation return; the newest of those, and the newest of all where none has any."""
+    latest(folder)
+    return max(all_in(folder), key=lambda p: (_eval_return(p), p.name))
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest and the best."""
+    spared = {*all_in(folder)[-keep:], best(folder)}
+    for path in all_in(folder):
+        if path not in spared:
+            shutil.rmtree(path)
+
+
+def _eval_return(path: Path) -> float:
+    value = json.loads((path / "meta.json").read_text()).get("eval_return")
+    return float("-inf") if value is None else float(value)
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _pack(v, f"{name}/{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pack(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    tensors[name] = value
+    return {_TENSOR: name}
+
+
+def _unpack(plain: Any, tensors: Mapping[str, Any]) -> Any:
+    if isinstance(plain, dict):
+        if plain.keys() == {_TENSOR}:
+            return tensors[plain[_TENSOR]]
+        return {k: _unpack(v, tensors) for k, v in plain.items()}
+    return [_unpack(v, tensors) for v in plain] if isinstance(plain, list) else plain
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,47 @@
+"""Settings known to work well for an algorithm on an environment; they lie between the defaults and the user's own.
+
+Read by core/config.py. An entry is written as in a YAML file. Pure data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Presets = Mapping[tuple[str, str], Mapping[str, Any]]
+"""(algorithm, environment id) -> settings."""
+
+PRESETS: Presets = {
+    # After RL Baselines3 Zoo's hyperparameters for the same environment.
+    ("ppo", "CartPole-v1"): {
+        "env_steps": 100_000,
+        "actors": 1,
+        "envs_per_actor": 8,
+        "ppo": {
+            "unroll_length": 32,
+            "epochs": 20,
+            "minibatch_size": 256,
+            "learning_rate": 1e-3,
+            "anneal_learning_rate": True,
+            "gamma": 0.98,
+            "gae_lambda": 0.8,
+            "entropy_coefficient": 0.0,
+        },
+    },
+    ("dqn", "CartPole-v1"): {
+        "env_steps": 100_000,
+        "actors": 1,
+        "envs_per_actor": 8,
+        "dqn": {
+            "batch_size": 64,
+            "min_size": 1000,
+            "updates_per_env_step": 0.5,
+            "learning_rate": 2.3e-3,
+            "gamma": 0.99,
+            "target_update_interval": 128,
+            "hidden": [256, 256],
+            "epsilon_end": 0.04,
+            "epsilon_anneal_env_steps": 8_000,
+        },
+    },
+}

@@ -1,0 +1,86 @@
+"""Policies for actors: one forward and one argmax a row; all randomness of many rows is drawn at once.
+
+Made anew for every unroll from the task's own generator, so a replacement actor repeats the same actions. Networks
+that act are on the CPU. Actions leave as the environment takes them: discrete ones shifted by the space's start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.rl.networks import ActorCritic, QNetwork
+from core.specs import ActionSpec
+from core.types import Array, Policy, Step, Task
+
+T = TypeVar("T")
+
+
+def to_env(action: ActionSpec, actions: Tensor) -> Tensor:
+    """Indices 0 .. n - 1 [...] as the space's own integers; vectors [..., D] in the space's shape."""
+    if action.kind == "discrete":
+        return actions + action.start if action.start else actions
+    return actions.unflatten(-1, action.array.shape) if len(action.array.shape) != 1 else actions
+
+
+def from_env(action: ActionSpec, actions: Tensor) -> Tensor:
+    """The inverse of `to_env`, for an `action` column."""
+    if action.kind == "discrete":
+        return actions - action.start if action.start else actions
+    return actions.reshape(*actions.shape[: actions.ndim - len(action.array.shape)], action.array.size)
+
+
+def _forever(draw: Callable[[], tuple[T, ...]]) -> Iterator[T]:
+    while True:
+        yield from draw()
+
+
+def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
+    """Sample actions and record their `log_prob` [B], float32; without `task.explore` take the mode.
+
+    Noise is drawn `rows` rows at a time.
+    """
+    rng = task.rng()
+    noise: Iterator[Tensor] | None = None
+
+    def policy(obs: Array, memory: object) -> Step:
+        nonlocal noise
+        with torch.inference_mode():
+            distribution = network.policy(torch.from_numpy(obs))
+            if task.explore:
+                if noise is None:
+                    shape = (rows, *distribution[0].shape)
+                    noise = _forever(lambda: distribution.noise(rng, shape).unbind(0))
+                actions = distribution.sample(next(noise))
+            else:
+                actions = distribution.mode()
+            log_prob = distribution.log_prob(actions)
+            return Step(to_env(network.action, actions).numpy(), {"log_prob": log_prob.numpy()}, memory)
+
+    return policy
+
+
+def epsilon_greedy(network: QNetwork, task: Task, epsilon: float, rows: int) -> Policy:
+    """The action of highest Q, or with probability `epsilon` (0 without `task.explore`) a uniform one."""
+    rng, n, start = task.rng(), network.action.n, network.action.start
+    dice: Iterator[tuple[Array, Array]] | None = None
+
+    def policy(obs: Array, memory: object) -> Step:
+        nonlocal dice
+        with torch.inference_mode():
+            action: Array = network(torch.from_numpy(obs)).argmax(-1).numpy()
+        if task.explore:
+            if dice is None:
+                shape = (rows, len(obs))
+                dice = _forever(
+                    lambda: tuple(zip(rng.random(shape, np.float32) < epsilon, rng.integers(0, n, shape), strict=True))
+                )
+            explores, uniform = next(dice)
+            action = np.where(explores, uniform, action)
+        return Step(action + start if start else action, {}, memory)
+
+    return policy

@@ -1,0 +1,147 @@
+"""One contiguous tensor for all parameters of a network, and Adam over it.
+
+Gradient norm, clipping, the optimiser step, a published snapshot, a target network's copy: each is one operation
+on one tensor instead of a loop over parameters, on the CPU and on a GPU alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from core.errors import ConfigError, WeightsCorruptError
+
+ALIGNMENT = 16  # numbers; every parameter starts on 64 bytes, as the matrix kernels of CPUs and GPUs like it
+
+
+class Flat:
+    """The parameters and then the buffers of a network as views of `data` [size], float32, on the network's device.
+
+    `params` is the part of `data` that an optimiser may change. Gaps between tensors are zero and stay zero.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        named = _tensors(network)
+        for name, tensor in named:
+            if tensor.dtype != torch.float32:
+                raise ConfigError(f"network tensor {name} is {tensor.dtype}; a published network is float32 throughout")
+        room = [-(-tensor.numel() // ALIGNMENT) * ALIGNMENT for _, tensor in named]
+        starts = [0, *itertools.accumulate(room)]
+        self._layout = [(name, start, tensor.shape) for (name, tensor), start in zip(named, starts, strict=False)]
+        self.data = torch.zeros(starts[-1], device=named[0][1].device)
+        self.params = self.data[: starts[len(list(network.parameters()))]]
+        for (_, tensor), view in zip(named, self.views(self.data), strict=True):
+            view.copy_(tensor.detach())
+            tensor.data = view
+        self._pointers = [tensor.data_ptr() for _, tensor in named]
+
+    def views(self, like_data: Tensor) -> list[Tensor]:
+        """Views of a tensor laid out as `data` (or as `params`), one for each tensor that it reaches."""
+        return [
+            like_data[start : start + shape.numel()].view(shape)
+            for _, start, shape in self._layout
+            if start + shape.numel() <= like_data.numel()
+        ]
+
+    def holds(self, network: nn.Module) -> bool:
+        """Whether the network's tensors are still views of `data` (moving it to another device ends that)."""
+        return self._pointers == [tensor.data_ptr() for _, tensor in _tensors(network)]
+
+    def snapshot(self) -> NDArray[np.float32]:
+        """A copy of `data`: the weights that travel and the params of a checkpoint."""
+        return self.data.to("cpu", copy=True).numpy()
+
+    def load(self, weights: NDArray[Any]) -> None:
+        """Overwrite `data` in place with a snapshot of a network with the same manifest."""
+        if weights.shape != self.data.shape or weights.dtype != np.float32:
+            raise WeightsCorruptError(
+                f"weights are {weights.dtype}{list(weights.shape)}, this network takes float32{list(self.data.shape)}: "
+                "they belong to another network, or were cut"
+            )
+        self.data.copy_(torch.from_numpy(np.array(weights)))
+
+    def manifest(self) -> str:
+        """A hash over the names, shapes and order of all tensors: equal where snapshots can be exchanged."""
+        layout = ";".join(f"{name} float32{list(shape)}@{start}" for name, start, shape in self._layout)
+        return hashlib.sha256(layout.encode()).hexdigest()[:16]
+
+
+_FLATS: WeakKeyDictionary[nn.Module, Flat] = WeakKeyDictionary()
+
+
+def _tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*network.named_parameters(), *network.named_buffers()]
+
+
+def flatten(network: nn.Module) -> Flat:
+    """The network's `Flat`: made at the first call and again after the network was moved, else the one it has."""
+    flat = _FLATS.get(network)
+    if flat is None or not flat.holds(network):
+        flat = _FLATS[network] = Flat(network)
+    return flat
+
+
+class Optimiser:
+    """Adam (Kingma 2015) over the flat parameters of one network; every parameter's `.grad` views one gradient.
+
+    Leave the gradients to `step`: `network.zero_grad()` would detach them.
+    """
+
+    def __init__(self, network: nn.Module, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        flat = flatten(network)
+        self.params = flat.params
+        self.gradient = torch.zeros_like(self.params)
+        for parameter, view in zip(network.parameters(), flat.views(self.gradient), strict=True):
+            parameter.grad = view
+        self.eps, self.betas = eps, betas
+        self.step_count = torch.zeros((), device=self.params.device)
+        self.mean, self.square = torch.zeros_like(self.params), torch.zeros_like(self.params)
+
+    def step(self, loss: Tensor, learning_rate: float, max_grad_norm: float | None = None) -> Tensor:
+        """One update down the gradient of `loss`; the gradient's norm before clipping, as a tensor without a sync."""
+        self.gradient.zero_()
+        loss.backward()
+        norm: Tensor = torch.linalg.vector_norm(self.gradient)
+        if max_grad_norm is not None:
+            self.gradient.mul_((max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        adam(
+            [self.params],
+            [self.gradient],
+            [self.mean],
+            [self.square],
+            [],
+            [self.step_count],
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the step count and of both moments."""
+        return {name: tensor.clone() for name, tensor in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict`; KeyError or ValueError where it is another network's."""
+        for name, tensor in self._state().items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"optimiser {name} has {list(state[name].shape)}, this takes {list(tensor.shape)}")
+        for name, tensor in self._state().items():
+            tensor.copy_(state[name])
+
+    def _state(self) -> dict[str, Tensor]:
+        return {"step_count": self.step_count, "mean": self.mean, "square": self.square}

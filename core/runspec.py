@@ -1,0 +1,46 @@
+"""What a joining actor is told: everything. Made by the learner, carried by Join as msgpack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+from core.errors import CodecError
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run as an actor sees it. `lag` is None in async mode; `slots` is the number of actors asked for."""
+
+    algorithm: str
+    settings: Mapping[str, Any]
+    env: str
+    env_kwargs: Mapping[str, Any]
+    envs_per_actor: int
+    slots: int
+    seed: int
+    budget_env_steps: int
+    lag: int | None
+    table: str
+    manifest: str
+    window_chunks: int
+    max_chunk_bytes: int
+    max_message_bytes: int
+    keepalive_s: float
+    learner_patience_s: float
+
+    def pack(self) -> bytes:
+        """Msgpack."""
+        packed: bytes = msgpack.packb(asdict(self))
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> RunSpec:
+        """The inverse. Raises CodecError."""
+        try:
+            return cls(**msgpack.unpackb(packed))
+        except (TypeError, ValueError) as error:
+            raise CodecError(f"the run description of the learner cannot be read: {error}") from error

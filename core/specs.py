@@ -1,0 +1,113 @@
+"""Signatures: what an environment gives and takes, and what a table's columns look like. Pure data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype name of one array, without its leading [T, B]."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Numbers in one array."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one array."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> ArraySpec:
+        """The inverse of `dataclasses.asdict`, for what came over a wire or from a file."""
+        return cls(tuple(int(n) for n in plain["shape"]), str(plain["dtype"]))
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """An action space. `discrete`: integers start .. start + n - 1. `box`: floats between low and high, by element."""
+
+    kind: Literal["discrete", "box"]
+    array: ArraySpec
+    n: int = 0
+    start: int = 0
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"Discrete({self.n})" if self.kind == "discrete" else f"Box{self.array.shape}"
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What a network must know of an environment: its id, observation and action."""
+
+    id: str
+    observation: ArraySpec
+    action: ActionSpec
+
+    def to_plain(self) -> dict[str, Any]:
+        """Dicts, lists, numbers and strings, for msgpack and JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> EnvSpec:
+        """The inverse of `to_plain`."""
+        a = plain["action"]
+        action = ActionSpec(
+            kind=a["kind"],
+            array=ArraySpec.from_plain(a["array"]),
+            n=int(a["n"]),
+            start=int(a["start"]),
+            low=tuple(a["low"]),
+            high=tuple(a["high"]),
+        )
+        return cls(str(plain["id"]), ArraySpec.from_plain(plain["observation"]), action)
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """One column of a table: [rows + extra_rows, B, *shape]. `obs` has extra_rows = 1, the bootstrap observation."""
+
+    array: ArraySpec
+    extra_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The columns of a table and the most rows and environments that one item may have."""
+
+    columns: Mapping[str, ColumnSpec]
+    max_rows: int
+    max_envs: int
+
+    def nbytes(self, rows: int, envs: int) -> int:
+        """Bytes of all columns of an item of that size."""
+        return sum((rows + c.extra_rows) * envs * c.array.nbytes for c in self.columns.values())
+
+    def to_plain(self) -> dict[str, Any]:
+        """Dicts, lists, numbers and strings, for msgpack and JSON."""
+        columns = {
+            name: {"shape": list(c.array.shape), "dtype": c.array.dtype, "extra_rows": c.extra_rows}
+            for name, c in self.columns.items()
+        }
+        return {"columns": columns, "max_rows": self.max_rows, "max_envs": self.max_envs}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Signature:
+        """The inverse of `to_plain`."""
+        columns = {
+            str(name): ColumnSpec(ArraySpec.from_plain(c), int(c["extra_rows"]))
+            for name, c in plain["columns"].items()
+        }
+        return cls(columns, int(plain["max_rows"]), int(plain["max_envs"]))

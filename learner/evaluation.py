@@ -1,0 +1,48 @@
+"""Greedy evaluation of frozen params on the learner's host, on the CPU, between two rounds."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from core import envs as vector
+from core.algorithms.contract import Algorithm
+from core.config import Config
+from core.evaluate import evaluate
+from core.rl.optim import Flat, flatten
+from core.specs import EnvSpec
+from core.types import Task
+
+MAX_ENVS = 20
+
+
+class Evaluator:
+    """Plays `episodes` episodes with a copy of the params; its seeds are none of training's."""
+
+    def __init__(self, config: Config, algorithm: Algorithm, spec: EnvSpec) -> None:
+        self._config, self._algorithm, self._spec = config, algorithm, spec
+        state = torch.random.get_rng_state()
+        self._network = algorithm.network(spec)
+        torch.random.set_rng_state(state)
+        self._flat = flatten(self._network)
+        self._envs: vector.Env | None = None
+        self._count = 0
+
+    def run(self, flat: Flat, env_steps: int) -> tuple[float, float]:
+        """(mean return, seconds it took)."""
+        started_s = time.perf_counter()
+        config, episodes = self._config, self._config.evaluation.episodes
+        if self._envs is None:
+            self._envs = vector.make(config.env, min(episodes, MAX_ENVS), config.env_kwargs)
+        self._flat.load(flat.snapshot())
+        task = Task(config.seed, 0, 1, self._count, env_steps, config.env_steps, explore=False)
+        seed = vector.seed_of(config.seed, self._count, vector.EVALUATION)
+        played = evaluate(self._algorithm.policy(self._network, task), self._envs, self._spec, episodes, seed)
+        self._count += 1
+        return sum(e.total_reward for e in played) / len(played), time.perf_counter() - started_s
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._envs is not None:
+            self._envs.close()

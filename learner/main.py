@@ -1,0 +1,238 @@
+"""The learner's process: reads the settings, starts the services beside training, trains, leaves a run directory.
+
+The main thread trains. `LoopThread` runs the services' event loop; `Source` fetches batches in one more thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import checkpoint
+from core import envs as vector
+from core.algorithms import make
+from core.algorithms.contract import Algorithm
+from core.algorithms.signature import item_signature
+from core.clock import SystemClock
+from core.config import Config
+from core.errors import CheckpointError, ConfigError
+from core.http import MetricsServer
+from core.metrics import Metrics
+from core.rl.optim import flatten
+from core.types import Async, Lag, Plan, Replay
+from learner.evaluation import Evaluator
+from learner.progress import Progress
+from learner.recorder import Recorder
+from learner.services import Services
+from learner.source import Source
+from learner.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, *, sockets: Sequence[str] = (), replay_address: str | None = None, resume: bool = False) -> int:
+    """Train one run in `config.run_dir`, which exists. Returns the exit code; raises ShoalError.
+
+    `sockets` are unix socket paths to listen on beside `config.network.listen`. `replay_address` is where a replay
+    server is, or will be; None hosts replay tables here.
+    """
+    if config.run_dir is None:
+        raise ConfigError("run_dir: the learner needs a run directory; pass --run-dir")
+    run_dir = Path(config.run_dir)
+    algorithm = make(config.algorithm, config.settings)
+    plan = resolve(config, algorithm.plan())
+    external = isinstance(plan.table, Replay) and config.replay == "process"
+    if external and replay_address is None:
+        raise ConfigError(
+            f"{config.algorithm} stores in a replay table: pass --replay-address of a running `shoal replay`, "
+            "or --replay embedded to host it in the learner"
+        )
+    if external:
+        (run_dir / "logs").mkdir(exist_ok=True)
+        (run_dir / "logs" / "needs-replay").touch()
+    learner = Learner(config, run_dir, algorithm, plan, resume)
+    try:
+        learner.serve(sockets, replay_address if external else None)
+        learner.train()
+    finally:
+        learner.close()
+    return 0
+
+
+def resolve(config: Config, plan: Plan) -> Plan:
+    """The plan at the configured pace. Raises ConfigError for a pace that the table cannot keep."""
+    lag = config.policy_lag
+    pace = plan.pace if lag == "auto" else Async() if lag == "async" else Lag(lag)
+    if isinstance(plan.table, Replay) and isinstance(pace, Lag):
+        raise ConfigError(
+            f"policy_lag: {config.algorithm} stores in a replay table, which its rate limiter paces; a fixed lag of "
+            f"{lag} is for algorithms that learn from a queue. Use --policy-lag async"
+        )
+    return Plan(plan.collect, plan.table, pace)
+
+
+class Learner:
+    """Everything of one learner process."""
+
+    def __init__(self, config: Config, run_dir: Path, algorithm: Algorithm, plan: Plan, resume: bool) -> None:
+        self._config, self._run_dir, self._algorithm, self._plan = config, run_dir, algorithm, plan
+        self._device = _device(config)
+        torch.set_num_threads(config.learner_threads or max(1, (os.cpu_count() or 1) - config.actors))
+        envs = vector.make(config.env, 1, config.env_kwargs)
+        self._spec = vector.spec_of(config.env, envs)
+        envs.close()
+        torch.manual_seed(config.seed)
+        self._network = algorithm.network(self._spec).to(self._device)
+        self._flat = flatten(self._network)
+        self._state = algorithm.state(self._network)
+        self._progress = Progress(SystemClock().now_s, config.env_steps)
+        if resume:
+            self._resume()
+        self._recorder = Recorder(run_dir, self._progress, Metrics())
+        self._services: Services | None = None
+        self._source: Source | None = None
+        self._http: MetricsServer | None = None
+        self._evaluator = Evaluator(config, algorithm, self._spec)
+
+    def serve(self, sockets: Sequence[str], replay_address: str | None) -> None:
+        """Start the services; actors may join from here on."""
+        config = self._config
+        signature = item_signature(self._algorithm, self._network, self._spec, config.envs_per_actor)
+        self._services = Services(
+            config,
+            self._plan,
+            signature,
+            manifest=self._flat.manifest(),
+            incarnation=secrets.randbits(63),
+            version=self._progress.version,
+            news=lambda: (self._recorder.figures, self._recorder.verdict),
+        )
+        addresses = self._services.start([config.network.listen, *(f"unix:{path}" for path in sockets)], replay_address)
+        self._source = Source(self._services.fetch(), self._device)
+        if config.network.metrics_port is not None:
+            self._http = MetricsServer(self._recorder.metrics, config.network.metrics_port)
+        print(f"learner listens on {', '.join(addresses)}", flush=True)
+
+    def train(self) -> None:
+        """Train, evaluate the final params, write checkpoint and summary."""
+        if self._services is None or self._source is None:
+            raise ConfigError("the learner's services are not running")
+        services = self._services
+        trainer = Trainer(
+            self._config,
+            self._algorithm,
+            self._network,
+            self._flat,
+            self._state,
+            self._source,
+            self._progress,
+            self._recorder,
+            self._evaluator,
+            publish=lambda version, env_steps: services.publish(version, env_steps, self._flat.snapshot()),
+            save=self._save,
+            actors=services.actors,
+        )
+        with _stop_on_signals(trainer):
+            reason = trainer.run()
+            services.finish(reason)
+            interrupted = reason.startswith("signal")
+            if self._progress.updates and not interrupted:
+                trainer.evaluate()
+            if self._progress.updates:
+                self._save()
+            self._recorder.tick(services.actors(), force=True)
+            self._summarise(reason, trainer)
+        print(f"the run is over: {reason}", flush=True)
+
+    def _summarise(self, reason: str, trainer: Trainer) -> None:
+        services = self._services
+        self._recorder.summary(
+            {
+                "algorithm": self._config.algorithm,
+                "env": self._config.env,
+                "seed": self._config.seed,
+                "actors": self._config.actors,
+                "envs_per_actor": self._config.envs_per_actor,
+                "policy_lag": self._plan.pace.rounds if isinstance(self._plan.pace, Lag) else "async",
+                "device": str(self._device),
+                "ended": reason,
+                "restarts": services.replaced() if services else 0,
+                "deterministic": services.deterministic() if services else False,
+                "weights_sha256": hashlib.sha256(self._flat.snapshot().tobytes()).hexdigest(),
+                "first_update_unix_s": trainer.first_update_unix_s,
+                "solved_unix_s": trainer.solved_unix_s,
+            }
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        progress = self._progress
+        return {
+            "algorithm": self._config.algorithm,
+            "settings": dict(self._config.settings),
+            "env": self._config.env,
+            "env_kwargs": dict(self._config.env_kwargs),
+            "env_spec": self._spec.to_plain(),
+            "manifest": self._flat.manifest(),
+            "seed": self._config.seed,
+            "env_steps": progress.env_steps,
+            "updates": progress.updates,
+            "version": progress.version,
+            "eval_return": progress.eval_return,
+        }
+
+    def _save(self) -> None:
+        folder = self._run_dir / "checkpoints"
+        checkpoint.write(folder, self._meta(), self._flat.data, self._state.state_dict())
+        checkpoint.prune(folder, self._config.checkpoint.keep)
+
+    def _resume(self) -> None:
+        saved = checkpoint.read(checkpoint.latest(self._run_dir / "checkpoints"))
+        if saved.meta["manifest"] != self._flat.manifest():
+            raise CheckpointError(
+                f"{saved.path} holds the network of {saved.meta['algorithm']} on {saved.meta['env']} with "
+                f"{saved.meta['settings']}; these settings make another one: resume with the run's own config.yaml"
+            )
+        self._flat.load(saved.tensors["network"].numpy())
+        self._state.load_state_dict(saved.state)
+        meta = saved.meta
+        self._progress.resumed(int(meta["env_steps"]), int(meta["updates"]), int(meta["version"]))
+        print(f"resumed from {saved.path}", flush=True)
+
+    def close(self) -> None:
+        """Stop the services and threads and flush the files."""
+        if self._services is not None:
+            self._services.close()
+        if self._source is not None:
+            self._source.close()
+        if self._http is not None:
+            self._http.close()
+        self._evaluator.close()
+        self._recorder.close()
+
+
+def _device(config: Config) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def _stop_on_signals(trainer: Trainer) -> Iterator[None]:
+    def stop(number: int, _: object) -> None:
+        trainer.stop(f"signal {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

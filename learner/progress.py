@@ -1,0 +1,149 @@
+"""Where a run stands: counters, times and rates, fed by the training loop. Pure but for the clock it is given."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from core.types import Result, UnrollHeader
+
+from learner.bottleneck import Shares, Verdict, judge
+
+EPISODES = 100
+"""mean_return is over so many of the newest episodes."""
+
+
+@dataclass
+class Times:
+    """Seconds spent, by whom and on what."""
+
+    wall_s: float = 0.0
+    evaluation_s: float = 0.0
+    wait_data_s: float = 0.0
+    update_s: float = 0.0
+    limiter_s: float = 0.0
+    act_s: float = 0.0
+    wait_weights_s: float = 0.0
+    wait_acks_s: float = 0.0
+
+    def minus(self, other: Times) -> Times:
+        """What was spent since `other`."""
+        return Times(**{name: value - getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass
+class Progress:
+    """Counters of one run; `started_s` is when the first batch came."""
+
+    now_s: Callable[[], float]
+    budget_env_steps: int
+    env_steps: int = 0
+    updates: int = 0
+    version: int = 0
+    episodes: int = 0
+    staleness: float | None = None
+    max_staleness: int = 0
+    eval_return: float | None = None
+    best_eval_return: float | None = None
+    solved_at_env_steps: int | None = None
+    algorithm: dict[str, float] = field(default_factory=dict)
+    times: Times = field(default_factory=Times)
+    started_s: float | None = None
+    _returns: deque[float] = field(default_factory=lambda: deque(maxlen=EPISODES))
+    _lengths: deque[int] = field(default_factory=lambda: deque(maxlen=EPISODES))
+    _since: tuple[Times, int] = field(default_factory=lambda: (Times(), 0))
+    _resumed_env_steps: int = 0
+
+    def resumed(self, env_steps: int, updates: int, version: int) -> None:
+        """Go on from a checkpoint's counters; rates count from here."""
+        self.env_steps = self._resumed_env_steps = env_steps
+        self.updates, self.version = updates, version
+        self._since = (Times(), env_steps)
+
+    def received(self, headers: Sequence[UnrollHeader], wait_s: float, limiter_s: float) -> None:
+        """Unrolls came in after a wait."""
+        if self.started_s is None:
+            self.started_s = self.now_s()
+        else:
+            self.times.wait_data_s += wait_s
+            self.times.limiter_s += limiter_s
+        for header in headers:
+            self.env_steps += header.env_steps
+            self.episodes += len(header.episodes)
+            self._returns.extend(e.total_reward for e in header.episodes)
+            self._lengths.extend(e.length for e in header.episodes)
+            self.times.act_s += header.act_s
+            self.times.wait_weights_s += header.wait_weights_s
+            self.times.wait_acks_s += header.wait_acks_s
+        if headers:
+            lags = [max(0, self.version - h.version) for h in headers]
+            self.staleness = sum(lags) / len(lags)
+            self.max_staleness = max(self.max_staleness, *lags)
+
+    def waited(self, wait_s: float) -> None:
+        """Nothing came for so long."""
+        if self.started_s is not None:
+            self.times.wait_data_s += wait_s
+
+    def updated(self, result: Result, update_s: float) -> None:
+        """A round's updates were done."""
+        self.updates += result.updates
+        self.algorithm = result.metrics
+        self.times.update_s += update_s
+
+    def evaluated(self, mean_return: float, took_s: float, target_return: float | None) -> None:
+        """An evaluation of the current params."""
+        self.eval_return = mean_return
+        self.best_eval_return = mean_return if self.best_eval_return is None else max(self.best_eval_return, mean_return)
+        self.times.evaluation_s += took_s
+        if target_return is not None and mean_return >= target_return and self.solved_at_env_steps is None:
+            self.solved_at_env_steps = self.env_steps
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean return of the newest episodes; None before the first ended."""
+        return sum(self._returns) / len(self._returns) if self._returns else None
+
+    @property
+    def mean_length(self) -> float | None:
+        """Mean length of the newest episodes."""
+        return sum(self._lengths) / len(self._lengths) if self._lengths else None
+
+    @property
+    def training_s(self) -> float:
+        """Wall time since the first batch, evaluation left out."""
+        if self.started_s is None:
+            return 0.0
+        self.times.wall_s = self.now_s() - self.started_s
+        return self.times.wall_s - self.times.evaluation_s
+
+    @property
+    def env_steps_per_s(self) -> float | None:
+        """Env steps a second of training time."""
+        return (self.env_steps - self._resumed_env_steps) / self.training_s if self.training_s > 0 else None
+
+    def window(self) -> tuple[float | None, Shares]:
+        """Env steps a second and shares of time since the last call."""
+        training_s, (before, env_steps) = self.training_s, self._since
+        now = Times(**vars(self.times))
+        spent = now.minus(before)
+        window_s = max(spent.wall_s - spent.evaluation_s, 1e-9)
+        acting_s = max(spent.act_s + spent.wait_weights_s + spent.wait_acks_s, 1e-9)
+        rate = (self.env_steps - env_steps) / window_s if training_s > 0 else None
+        self._since = (now, self.env_steps)
+        return rate, Shares(
+            learner_waits=min(1.0, spent.wait_data_s / window_s),
+            actors_act=spent.act_s / acting_s,
+            actors_wait_weights=spent.wait_weights_s / acting_s,
+            actors_wait_acks=spent.wait_acks_s / acting_s,
+            limiter_holds=min(1.0, spent.limiter_s / max(spent.wait_data_s, 1e-9)),
+        )
+
+    def verdict(self) -> Verdict:
+        """What held the whole run back so far."""
+        t, training_s = self.times, max(self.training_s, 1e-9)
+        acting_s = max(t.act_s + t.wait_weights_s + t.wait_acks_s, 1e-9)
+        waits = min(1.0, t.wait_data_s / training_s)
+        held = min(1.0, t.limiter_s / max(t.wait_data_s, 1e-9))
+        return judge(Shares(waits, t.act_s / acting_s, t.wait_weights_s / acting_s, t.wait_acks_s / acting_s, held))

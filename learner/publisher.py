@@ -1,0 +1,70 @@
+"""Weights to subscribers: a version is encoded once and the same bytes go to all. Runs on the loop's thread.
+
+Version and weights are one message, so nobody sees one without the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from core.types import Array
+from protos import learner_pb2 as pb
+
+
+def encode(learner_incarnation: int, version: int, env_steps: int, params: Array, manifest: str) -> bytes:
+    """One version as a WeightsReply, ready for the wire. Called by the training thread."""
+    snapshot = pb.Snapshot(
+        learner_incarnation=learner_incarnation,
+        version=version,
+        env_steps=env_steps,
+        params=params.tobytes(),
+        manifest=manifest,
+    )
+    return pb.WeightsReply(snapshot=snapshot).SerializeToString()
+
+
+class Publisher:
+    """Keeps the newest `keep` versions and wakes subscribers."""
+
+    def __init__(self, keep: int) -> None:
+        self._kept: deque[tuple[int, bytes]] = deque(maxlen=keep)
+        self._finished: str | None = None
+        self._changed = asyncio.Event()
+        self.subscribers = 0
+
+    @property
+    def version(self) -> int:
+        """The newest version, -1 before the first."""
+        return self._kept[-1][0] if self._kept else -1
+
+    def publish(self, version: int, encoded: bytes) -> None:
+        """Make a version the newest."""
+        self._kept.append((version, encoded))
+        self._wake()
+
+    def finish(self, reason: str) -> None:
+        """Tell every subscriber, present and future, that the run is over."""
+        self._finished = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def subscribe(self, from_version: int, every: bool) -> AsyncIterator[bytes]:
+        """Versions from `from_version` on, each (in order) or the newest; ends after telling that the run is over."""
+        self.subscribers += 1
+        try:
+            while self._finished is None:
+                due = [kept for kept in self._kept if kept[0] >= from_version]
+                if not due:
+                    await self._changed.wait()
+                    continue
+                version, encoded = due[0] if every else due[-1]
+                from_version = version + 1
+                yield encoded
+            yield pb.WeightsReply(finished=self._finished).SerializeToString()
+        finally:
+            self.subscribers -= 1

@@ -1,0 +1,77 @@
+"""The Learner service: Join, Weights, Info. Runs on the event loop; all state is the coordinator's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from core import rpc
+from core.errors import ItemRejectedError
+from core.runspec import RunSpec
+from protos import learner_pb2 as pb
+
+from learner.bottleneck import Verdict
+from learner.coordinator import Coordinator
+
+logger = logging.getLogger(__name__)
+
+
+class LearnerService:
+    """Answers actors and people. `experience_address(peer)` says where this peer finds the replay server."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        run: RunSpec,
+        learner_incarnation: int,
+        experience_address: Callable[[str], str],
+        news: Callable[[], tuple[dict[str, float], Verdict]],
+    ) -> None:
+        self._coordinator, self._run, self._packed_run = coordinator, run, run.pack()
+        self._learner_incarnation = learner_incarnation
+        self._experience_address, self._news = experience_address, news
+        self.address = ""
+
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
+        """A process gets a seat and is told everything."""
+        rpc.check_protocol(request.protocol, f"the actor on {request.host} (pid {request.pid})")
+        seat = self._coordinator.join(request.incarnation, request.host, request.pid)
+        return pb.JoinReply(
+            protocol=rpc.PROTOCOL,
+            learner_incarnation=self._learner_incarnation,
+            slot=seat.slot,
+            first_round=seat.first_round,
+            experience_address=self._experience_address(context.peer()),
+            run=self._packed_run,
+        )
+
+    async def Weights(self, request: pb.WeightsRequest, context: Any) -> AsyncIterator[bytes]:
+        """Versions as they are published; the stream is the actor's lease."""
+        rpc.check_protocol(request.protocol, f"actor {request.slot}")
+        actor = self._coordinator.actors.get(request.slot)
+        if actor is None or actor.incarnation != request.incarnation:
+            raise ItemRejectedError(f"slot {request.slot} is another process's by now: join anew")
+        self._coordinator.lease(request.slot, request.incarnation)
+        try:
+            async for encoded in self._coordinator.publisher.subscribe(request.from_version, request.every):
+                yield encoded
+        finally:
+            self._coordinator.lost(request.slot, request.incarnation)
+
+    async def Info(self, request: pb.LearnerInfoRequest, context: Any) -> pb.LearnerInfoReply:
+        """How the run is doing, for `shoal status`."""
+        figures, verdict = self._news()
+        actors = [
+            pb.ActorInfo(slot=a.slot, host=a.host, pid=a.pid, state=a.state)
+            for a in self._coordinator.actors.values()
+        ]
+        return pb.LearnerInfoReply(
+            protocol=rpc.PROTOCOL,
+            run=f"{self._run.algorithm} on {self._run.env}",
+            address=self.address,
+            figures=figures,
+            bottleneck=verdict.part,
+            advice=verdict.advice,
+            actors=actors,
+        )

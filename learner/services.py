@@ -1,0 +1,209 @@
+"""The learner's services as the training thread sees them: start, publish, fetch, close.
+
+Everything inside runs on the loop's thread; this class is the only door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from core import rpc
+from core.clock import SystemClock
+from core.config import Config
+from core.runspec import RunSpec
+from core.specs import Signature
+from core.types import Array, Episodes, Lag, Plan, Queue, Replay
+from protos import experience_pb2, learner_pb2
+from replay_server.definition import ReplayDefinition
+from replay_server.hosting import Hosted
+from replay_server.queue import FifoQueue, RoundQueue
+from replay_server.service import ExperienceService
+
+from learner.background import LoopThread
+from learner.bottleneck import Verdict
+from learner.coordinator import Coordinator
+from learner.publisher import Publisher, encode
+from learner.rounds import Rounds
+from learner.service import LearnerService
+from learner.source import Fetch, QueueFetch, ReplayFetch
+
+TABLE = "experience"
+TICK_S = 0.2
+STOP_GRACE_S = 0.5
+START_TIMEOUT_S = 30.0
+FIFO_BATCHES = 2
+
+
+class Services:
+    """Learner service, Experience service and the coordinator between them."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        signature: Signature,
+        *,
+        manifest: str,
+        incarnation: int,
+        version: int,
+        news: Callable[[], tuple[dict[str, float], Verdict]],
+    ) -> None:
+        self._config, self._plan, self._signature = config, plan, signature
+        self._manifest, self._incarnation, self._news = manifest, incarnation, news
+        self._lag = plan.pace.rounds if isinstance(plan.pace, Lag) else None
+        self._loop = LoopThread()
+        self._server: grpc.aio.Server | None = None
+        self._replay_address: str | None = None
+        self._replay_tcp = ""
+        self._fetch: ReplayFetch | None = None
+        self._channel: grpc.Channel | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._experience = ExperienceService()
+        max_staleness = None if isinstance(plan.pace, Lag) else plan.pace.max_staleness
+        self._coordinator = Coordinator(
+            Rounds(self._lag, config.faults.rejoin_grace_s, config.actors, version),
+            Publisher((self._lag or 0) + 1),
+            self._host_queue(),
+            SystemClock(),
+            items_per_batch=plan.table.items if isinstance(plan.table, Queue) else 1,
+            max_staleness=max_staleness,
+        )
+
+    def start(self, addresses: Sequence[str], replay_address: str | None) -> list[str]:
+        """Listen; returns the addresses with their real ports. Connects to a replay server where one is used."""
+        self._replay_address = replay_address
+        bound = self._loop.call(self._start(addresses), START_TIMEOUT_S)
+        if isinstance(self._plan.table, Replay):
+            self._fetch = self._connect_replay(replay_address or bound[-1], self._plan.table)
+        return bound
+
+    async def _start(self, addresses: Sequence[str]) -> list[str]:
+        network = self._config.network
+        self._server = rpc.new_server(network.max_message_bytes, network.keepalive_s)
+        service = LearnerService(
+            self._coordinator, self._run_spec(), self._incarnation, self._experience_address, self._news
+        )
+        rpc.add_service(self._server, learner_pb2.DESCRIPTOR.services_by_name["Learner"], service)
+        rpc.add_service(self._server, experience_pb2.DESCRIPTOR.services_by_name["Experience"], self._experience)
+        bound = [rpc.bind(self._server, address) for address in addresses]
+        service.address, self._experience.addresses = bound[0], bound
+        await self._server.start()
+        self._ticker = asyncio.create_task(self._tick())
+        return bound
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._coordinator.tick()
+
+    def fetch(self) -> Fetch:
+        """Where batches come from."""
+        return self._fetch or QueueFetch(self._coordinator, self._loop)
+
+    def publish(self, version: int, env_steps: int, params: Array) -> None:
+        """Encode a version here and hand it to the loop."""
+        encoded = encode(self._incarnation, version, env_steps, params, self._manifest)
+        self._loop.post(self._coordinator.publish, version, encoded)
+
+    def finish(self, reason: str) -> None:
+        """Tell the actors that the run is over."""
+        self._loop.post(self._coordinator.publisher.finish, reason)
+
+    def actors(self) -> int:
+        """Actors in the run now."""
+        return len(self._coordinator.actors)
+
+    def replaced(self) -> int:
+        """How many actors took a dead one's slot."""
+        return self._coordinator.rounds.status().replaced
+
+    def deterministic(self) -> bool:
+        """Whether nothing has happened so far that makes a rerun differ."""
+        return self._coordinator.rounds.deterministic
+
+    def close(self) -> None:
+        """Stop listening, wake everybody, end the loop."""
+        if self._fetch is not None:
+            self._fetch.close()
+        with contextlib.suppress(TimeoutError):
+            self._loop.call(self._stop(), 2 * STOP_GRACE_S + 1.0)
+        if self._channel is not None:
+            self._channel.close()
+        self._loop.close()
+
+    async def _stop(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._coordinator.publisher.finish("the learner ended")
+        self._coordinator.close()
+        self._experience.close()
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+
+    def _host_queue(self) -> Hosted[RoundQueue] | Hosted[FifoQueue] | None:
+        plan = self._plan
+        if not isinstance(plan.table, Queue):
+            return None
+        pad = isinstance(plan.collect, Episodes)
+        if self._lag is not None:
+            return self._experience.host(TABLE, RoundQueue(self._signature, self._lag, pad=pad))
+        capacity = FIFO_BATCHES * max(plan.table.items, self._config.actors)
+        return self._experience.host(TABLE, FifoQueue(self._signature, capacity, pad=pad))
+
+    def _connect_replay(self, address: str, table: Replay) -> ReplayFetch:
+        network = self._config.network
+        definition = ReplayDefinition(
+            name=TABLE,
+            signature=self._signature,
+            capacity=table.capacity,
+            batch_size=table.batch_size,
+            batches_per_round=table.batches_per_round,
+            min_size=table.min_size,
+            samples_per_insert=table.samples_per_insert,
+            before=table.before,
+            after=table.after,
+            writers=self._config.actors,
+        )
+        peer = f"the replay server at {address}"
+        self._channel = rpc.open_channel(address, network.max_message_bytes, network.keepalive_s)
+        client = rpc.Client(self._channel, experience_pb2.DESCRIPTOR.services_by_name["Experience"], peer)
+        timeout_s = self._config.faults.start_timeout_s
+        info = client.unary("Info", experience_pb2.InfoRequest(), experience_pb2.InfoReply, timeout_s, wait=True)
+        rpc.check_protocol(info.protocol, peer)
+        self._replay_tcp = next((a for a in info.addresses if not a.startswith("unix:")), "")
+        return ReplayFetch(self._channel, peer, definition, self._config.seed, network.call_timeout_s)
+
+    def _experience_address(self, peer: str) -> str:
+        """Where an actor finds the table: a unix socket is of no use to one that came over TCP."""
+        if self._replay_address is None:
+            return ""
+        if self._replay_address.startswith("unix:") and not peer.startswith("unix:"):
+            return self._replay_tcp
+        return self._replay_address
+
+    def _run_spec(self) -> RunSpec:
+        config = self._config
+        plain: dict[str, Any] = {"settings": dict(config.settings), "env_kwargs": dict(config.env_kwargs)}
+        return RunSpec(
+            algorithm=config.algorithm,
+            env=config.env,
+            envs_per_actor=config.envs_per_actor,
+            slots=config.actors,
+            seed=config.seed,
+            budget_env_steps=config.env_steps,
+            lag=self._lag,
+            table=TABLE,
+            manifest=self._manifest,
+            window_chunks=config.network.window_chunks,
+            max_chunk_bytes=config.network.max_chunk_bytes,
+            max_message_bytes=config.network.max_message_bytes,
+            keepalive_s=config.network.keepalive_s,
+            learner_patience_s=config.faults.learner_patience_s,
+            **plain,
+        )

@@ -1,0 +1,136 @@
+"""The training loop: a delivery, its updates, the next version; evaluation, checkpoint and a line of progress between.
+
+Runs on the process's main thread. It knows the algorithm by its contract alone and the services by what it is given.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from core.algorithms.contract import Algorithm
+from core.config import Config
+from core.errors import DivergedError
+from core.rl.optim import Flat
+from core.types import Context, Result
+
+from learner.evaluation import Evaluator
+from learner.progress import Progress
+from learner.recorder import Recorder
+from learner.source import Delivery, Source, timed_next
+
+LEARNER_STREAM = 1 << 32
+"""Second word of the learner's Philox key; slots are smaller, so its draws are no actor's."""
+POLL_S = 0.5
+
+
+class Trainer:
+    """One run's loop. `publish(version, env_steps)` hands weights on; `save()` writes a checkpoint."""
+
+    def __init__(
+        self,
+        config: Config,
+        algorithm: Algorithm,
+        network: Any,
+        flat: Flat,
+        state: Any,
+        source: Source,
+        progress: Progress,
+        recorder: Recorder,
+        evaluator: Evaluator,
+        *,
+        publish: Callable[[int, int], None],
+        save: Callable[[], None],
+        actors: Callable[[], int],
+    ) -> None:
+        self._config, self._algorithm, self._network, self._flat = config, algorithm, network, flat
+        self._state, self._source, self._progress = state, source, progress
+        self._recorder, self._evaluator = recorder, evaluator
+        self._publish, self._save, self._actors = publish, save, actors
+        self._stop: str | None = None
+        self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
+        self._next_checkpoint_s = progress.now_s() + config.checkpoint.every_s
+        self.first_update_unix_s: float | None = None
+        self.solved_unix_s: float | None = None
+
+    @property
+    def _every(self) -> int:
+        return self._config.evaluation.every_env_steps
+
+    def stop(self, reason: str) -> None:
+        """End after the round that runs now; safe in a signal handler."""
+        self._stop = reason
+        self._source.wake()
+
+    def run(self) -> str:
+        """Train until the budget, the target or `stop`; returns why it ended. Raises DivergedError."""
+        self._publish(self._progress.version, self._progress.env_steps)
+        while self._stop is None:
+            delivery, wait_s = timed_next(self._source, POLL_S)
+            if delivery is None:
+                self._progress.waited(wait_s)
+            else:
+                self._take(delivery, wait_s)
+            self._recorder.tick(self._actors())
+            self._between_rounds()
+        return self._stop
+
+    def _take(self, delivery: Delivery, wait_s: float) -> None:
+        progress = self._progress
+        progress.received(delivery.headers, wait_s, delivery.limiter_wait_s)
+        if not delivery.is_round:
+            return
+        if delivery.batch is not None:
+            started_s = time.perf_counter()
+            context = Context(self._rng(), progress.version, progress.env_steps, progress.budget_env_steps)
+            result = self._algorithm.update(self._network, self._state, delivery.batch, context)
+            _check_finite(result, delivery, progress.version)
+            progress.updated(result, time.perf_counter() - started_s)
+            if self.first_update_unix_s is None:
+                self.first_update_unix_s = time.time()
+        progress.version += 1
+        self._publish(progress.version, progress.env_steps)
+
+    def _rng(self) -> np.random.Generator:
+        key = np.array([self._config.seed, LEARNER_STREAM], np.uint64)
+        counter = np.array([0, 0, 0, self._progress.version], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+    def _between_rounds(self) -> None:
+        progress = self._progress
+        if progress.env_steps >= self._next_evaluation and self._config.target_return is not None:
+            self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
+            self.evaluate()
+            if progress.solved_at_env_steps is not None:
+                self.solved_unix_s = time.time()
+                self._stop = self._stop or "solved"
+        if progress.env_steps >= progress.budget_env_steps:
+            self._stop = self._stop or "budget"
+        if progress.now_s() >= self._next_checkpoint_s and progress.updates:
+            self._save()
+            self._next_checkpoint_s = progress.now_s() + self._config.checkpoint.every_s
+
+    def evaluate(self) -> None:
+        """Evaluate the current params and note the result."""
+        mean_return, took_s = self._evaluator.run(self._flat, self._progress.env_steps)
+        self._progress.evaluated(mean_return, took_s, self._config.target_return)
+        self._recorder.evaluation(mean_return, self._config.evaluation.episodes)
+
+
+def _check_finite(result: Result, delivery: Delivery, round_: int) -> None:
+    bad = {name: value for name, value in result.metrics.items() if not math.isfinite(value)}
+    if bad:
+        slots = sorted({h.slot for h in delivery.headers})
+        raise DivergedError(
+            f"round {round_}: {', '.join(f'{k} = {v}' for k, v in bad.items())} is not finite (unrolls of slots {slots}); "
+            "the last checkpoint is kept; try a lower learning rate, or clip rewards and gradients"
+        )
+
+
+def facts(config: Config, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What summary.json says of the run's settings."""
+    return {"algorithm": config.algorithm, "env": config.env, "seed": config.seed, **extra}

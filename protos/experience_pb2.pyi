@@ -1,0 +1,184 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TableDefinition(_message.Message):
+    __slots__ = ("name", "settings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    settings: bytes
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[bytes] = ...) -> None: ...
+
+class EnsureTableRequest(_message.Message):
+    __slots__ = ("protocol", "table")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    table: TableDefinition
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[_Union[TableDefinition, _Mapping]] = ...) -> None: ...
+
+class EnsureTableReply(_message.Message):
+    __slots__ = ("created",)
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    created: bool
+    def __init__(self, created: _Optional[bool] = ...) -> None: ...
+
+class Episode(_message.Message):
+    __slots__ = ("total_reward", "length_env_steps")
+    TOTAL_REWARD_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    total_reward: float
+    length_env_steps: int
+    def __init__(self, total_reward: _Optional[float] = ..., length_env_steps: _Optional[int] = ...) -> None: ...
+
+class UnrollHeader(_message.Message):
+    __slots__ = ("slot", "round", "version", "env_steps", "episodes", "act_s", "wait_weights_s", "wait_acks_s")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
+    ACT_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_WEIGHTS_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_ACKS_S_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    round: int
+    version: int
+    env_steps: int
+    episodes: _containers.RepeatedCompositeFieldContainer[Episode]
+    act_s: float
+    wait_weights_s: float
+    wait_acks_s: float
+    def __init__(self, slot: _Optional[int] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., env_steps: _Optional[int] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., act_s: _Optional[float] = ..., wait_weights_s: _Optional[float] = ..., wait_acks_s: _Optional[float] = ...) -> None: ...
+
+class InsertOpen(_message.Message):
+    __slots__ = ("protocol", "table", "slot", "incarnation")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    table: str
+    slot: int
+    incarnation: int
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., slot: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("seq", "part", "parts", "header", "payload")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    part: int
+    parts: int
+    header: UnrollHeader
+    payload: bytes
+    def __init__(self, seq: _Optional[int] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., header: _Optional[_Union[UnrollHeader, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class InsertRequest(_message.Message):
+    __slots__ = ("open", "chunk")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    open: InsertOpen
+    chunk: Chunk
+    def __init__(self, open: _Optional[_Union[InsertOpen, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+
+class InsertReply(_message.Message):
+    __slots__ = ("next_seq", "ack")
+    NEXT_SEQ_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    next_seq: int
+    ack: int
+    def __init__(self, next_seq: _Optional[int] = ..., ack: _Optional[int] = ...) -> None: ...
+
+class SampleOpen(_message.Message):
+    __slots__ = ("protocol", "table", "seed")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    table: str
+    seed: int
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Draw(_message.Message):
+    __slots__ = ("draw", "batches")
+    DRAW_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    draw: int
+    batches: int
+    def __init__(self, draw: _Optional[int] = ..., batches: _Optional[int] = ...) -> None: ...
+
+class SampleRequest(_message.Message):
+    __slots__ = ("open", "draw")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    DRAW_FIELD_NUMBER: _ClassVar[int]
+    open: SampleOpen
+    draw: Draw
+    def __init__(self, open: _Optional[_Union[SampleOpen, _Mapping]] = ..., draw: _Optional[_Union[Draw, _Mapping]] = ...) -> None: ...
+
+class SampleReply(_message.Message):
+    __slots__ = ("draw", "keys", "payload", "headers", "inserted_items", "sampled_items", "waited_s")
+    DRAW_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    INSERTED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    draw: int
+    keys: bytes
+    payload: bytes
+    headers: _containers.RepeatedCompositeFieldContainer[UnrollHeader]
+    inserted_items: int
+    sampled_items: int
+    waited_s: float
+    def __init__(self, draw: _Optional[int] = ..., keys: _Optional[bytes] = ..., payload: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[UnrollHeader, _Mapping]]] = ..., inserted_items: _Optional[int] = ..., sampled_items: _Optional[int] = ..., waited_s: _Optional[float] = ...) -> None: ...
+
+class InfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Waiter(_message.Message):
+    __slots__ = ("who", "what", "since_s")
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    who: str
+    what: str
+    since_s: float
+    def __init__(self, who: _Optional[str] = ..., what: _Optional[str] = ..., since_s: _Optional[float] = ...) -> None: ...
+
+class TableInfo(_message.Message):
+    __slots__ = ("name", "figures", "waiters")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    WAITERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    figures: _containers.ScalarMap[str, float]
+    waiters: _containers.RepeatedCompositeFieldContainer[Waiter]
+    def __init__(self, name: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., waiters: _Optional[_Iterable[_Union[Waiter, _Mapping]]] = ...) -> None: ...
+
+class InfoReply(_message.Message):
+    __slots__ = ("protocol", "tables", "addresses")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    tables: _containers.RepeatedCompositeFieldContainer[TableInfo]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableInfo, _Mapping]]] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -1,0 +1,110 @@
+"""How a ring is divided into blocks: sizes, and whether they fit. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.errors import ConfigError
+from core.specs import Signature
+
+BLOCK_ROWS = 256
+"""Rows that a block has room for besides those it repeats, where the capacity allows: 1 to 2 per cent are repeated."""
+
+MAX_BLOCK_ROWS = 1 << 23
+"""Filled rows share the 8 bytes of the commit with the seq: 24 bits of them."""
+
+
+@dataclass(frozen=True)
+class RingLayout:
+    """The numbers of one ring.
+
+    `cells` is its capacity in rows. A few per cent of them never are items: rows that a block repeats, rows on which
+    an environment resets, the rest of a block whose life ended. `before` and `after` are the rows of a window in front
+    of an item's row and from it on. `open_blocks` is how many lives are expected to write at once.
+    """
+
+    cells: int
+    before: int = 0
+    after: int = 1
+    min_size: int = 1
+    open_blocks: int = 1
+    block_rows: int = BLOCK_ROWS
+    evict: bool = True
+
+    @property
+    def repeated(self) -> int:
+        """Rows of the block before that a new block repeats, so that no window spans two blocks."""
+        return self.before + self.after - 1
+
+    def block_rows_for(self, rows: int, envs: int, open_blocks: int, free_cells: int | None = None) -> int:
+        """Rows [per environment] of a new block for unrolls of `rows` rows: shorter where many blocks must fit.
+
+        `free_cells` bounds the block where nothing may be evicted. At least one unroll fits in any block.
+        """
+        most = min(self.block_rows, MAX_BLOCK_ROWS) + self.repeated + 1
+        most = min(most, max(0, self.cells - self.min_size) // (2 * open_blocks) // envs)
+        if free_cells is not None:
+            most = min(most, free_cells // envs)
+        unrolls = max(1, (most - self.repeated - 1) // rows)
+        return self.repeated + unrolls * rows + 1
+
+    def smallest_block(self, rows: int, envs: int) -> int:
+        """Cells of a block with room for one unroll of [rows, envs]."""
+        return (self.repeated + rows + 1) * envs
+
+    def problem(self, open_blocks: int, rows: int, envs: int) -> str | None:
+        """Why `open_blocks` lives that send unrolls of [rows, envs] do not fit, in numbers; None if they do."""
+        block = self.smallest_block(rows, envs)
+        need = 2 * open_blocks * block + self.min_size
+        if self.cells >= need:
+            return None
+        return (
+            f"the table holds {self.cells} rows, but {open_blocks} actors that send {rows} rows of {envs} environments "
+            f"need 2 x {open_blocks} blocks x ({self.before} + {self.after} + {rows} rows) x {envs} + min_size "
+            f"{self.min_size} = {need}; set capacity to {need} or more, or use fewer actors, fewer environments "
+            f"an actor or shorter unrolls"
+        )
+
+
+def cell_bytes(signature: Signature) -> int:
+    """Bytes of one row of one environment in a ring, its mark as an item included."""
+    return sum(column.array.nbytes for column in signature.columns.values()) + 1
+
+
+def fit_ring(
+    signature: Signature,
+    capacity: int,
+    *,
+    before: int = 0,
+    after: int = 1,
+    min_size: int = 1,
+    open_blocks: int = 1,
+    capacity_bytes: int | None = None,
+    block_rows: int = BLOCK_ROWS,
+    evict: bool = True,
+) -> RingLayout:
+    """The layout of a ring of at most `capacity` rows and `capacity_bytes`. ConfigError names all that does not fit."""
+    problems = []
+    if before < 0 or after < 1:
+        problems.append(f"a window of before {before} and after {after} rows; set before >= 0 and after >= 1")
+    if min_size < 1 or open_blocks < 1 or block_rows < 1 or capacity < 1:
+        problems.append(
+            f"capacity {capacity}, min_size {min_size}, open_blocks {open_blocks} and block_rows {block_rows} must all "
+            f"be 1 or more"
+        )
+    if "valid" not in signature.columns or signature.columns["valid"].extra_rows != 0:
+        problems.append("a replay table needs a column 'valid' with no extra rows: it says which rows are items")
+    wrong = sorted(name for name, column in signature.columns.items() if column.extra_rows not in (0, 1))
+    if wrong:
+        problems.append(f"columns {wrong}: a replay table takes 0 or 1 extra rows (it has the rows in front already)")
+    if signature.max_rows > MAX_BLOCK_ROWS:
+        problems.append(f"max_rows is {signature.max_rows}, the limit is {MAX_BLOCK_ROWS}: send shorter unrolls")
+    ConfigError.raise_if(problems)
+    row = cell_bytes(signature)
+    cells = capacity if capacity_bytes is None else min(capacity, capacity_bytes // row)
+    layout = RingLayout(cells, before, after, min_size, open_blocks, block_rows, evict)
+    problem = layout.problem(open_blocks, signature.max_rows, signature.max_envs)
+    if problem is not None and cells < capacity:
+        problem += f" (capacity_bytes {capacity_bytes} / {row} bytes a row = {cells} rows, of capacity {capacity})"
+    ConfigError.raise_if([problem] if problem else [])
+    return layout

@@ -1,0 +1,56 @@
+"""What every table does the same way: check shapes, apply each unroll once, report headers. Pure, one thread."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from core.specs import Signature
+from core.types import UnrollHeader
+from replay_server.dedupe import Dedupe, Life
+from replay_server.reports import Reports, TableStats
+from replay_server.shapes import Shapes
+
+
+class Table:
+    """Base of the three tables: `RoundQueue` and `FifoQueue` (queue.py), `ReplayTable` (replay.py)."""
+
+    def __init__(self, signature: Signature, max_lives: int) -> None:
+        self.signature = signature
+        self._shapes = Shapes(signature)
+        self._dedupe = Dedupe(max_lives)
+        self._reports = Reports()
+        self._duplicates = 0
+
+    def next_seq(self, slot: int, incarnation: int) -> int:
+        """The seq that is expected next of a life; what is below it is a known duplicate."""
+        return self._dedupe.next_seq(slot, incarnation)
+
+    def may_insert(self, env_steps: int) -> bool:
+        """Whether an unroll of so many valid rows may go in now."""
+        return True
+
+    def end_life(self, slot: int, incarnation: int) -> None:
+        """A life has ended: it will not send again, what was kept for its sake can go."""
+        self._dedupe.forget(slot, incarnation)
+
+    def drain_headers(self) -> list[UnrollHeader]:
+        """Headers of the unrolls that were applied since the last call, oldest first (see `Reports`)."""
+        return self._reports.drain()
+
+    def stats(self) -> TableStats:
+        """Counters."""
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, float]:
+        """The same as `stats`, for the wire and metrics."""
+        return {name: float(value) for name, value in asdict(self.stats()).items()}
+
+    def _is_new(self, slot: int, incarnation: int, seq: int) -> bool:
+        new = self._dedupe.is_new(slot, incarnation, seq)
+        self._duplicates += not new
+        return new
+
+    def _applied(self, incarnation: int, seq: int, header: UnrollHeader) -> Life | None:
+        """Note an unroll that is in the table. Returns the life that had to be forgotten for it, if any."""
+        self._reports.add(header)
+        return self._dedupe.record(header.slot, incarnation, seq)

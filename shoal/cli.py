@@ -1,0 +1,249 @@
+"""The `shoal` command: reads its arguments and calls the part that does the work.
+
+Every part is imported when its subcommand runs: a launcher needs no torch, an actor no matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import shoal
+from core.errors import ConfigError, ShoalError
+from core.fields import nearest
+
+Arguments = argparse.Namespace
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. An error of Shoal's is one message; any other keeps its traceback."""
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        code: int = arguments.command(arguments)
+        return code
+    except ShoalError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """The arguments of a command line. Raises ConfigError for unknown flags, SystemExit for what argparse finds."""
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if arguments.command is bench:
+        arguments.rest = unknown
+    elif unknown:
+        hint = nearest(unknown[0].partition("=")[0], _flags(parser, arguments.name))
+        raise ConfigError(f"shoal {arguments.name}: unknown argument {' '.join(unknown)}{hint}")
+    return arguments
+
+
+def train(arguments: Arguments) -> int:
+    """Start a run on this machine and show its progress."""
+    from shoal import settings, training
+
+    flags = {name: getattr(arguments, name) for name in settings.FLAGS}
+    training.run(
+        arguments.config,
+        flags,
+        arguments.set,
+        launcher=arguments.launcher,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        quiet=arguments.quiet,
+    )
+    return 0
+
+
+def learner(arguments: Arguments) -> int:
+    """Serve actors and train; the launcher's child, or a program of its own in a cluster."""
+    _serve(arguments)
+    from learner.main import run
+    from shoal import settings, training
+
+    flags = {name: getattr(arguments, name) for name in settings.FLAGS}
+    if arguments.supervised:
+        config = settings.read(arguments.config, flags, arguments.set)
+    else:
+        config, place = training.set_up(
+            arguments.config, flags, arguments.set, resume=arguments.resume, overwrite=arguments.overwrite
+        )
+        training.write_config(config, place)
+    return run(config, sockets=arguments.socket, replay_address=arguments.replay_address, resume=arguments.resume)
+
+
+def actor(arguments: Arguments) -> int:
+    """Join a learner and collect experience until it says that the run is over."""
+    _serve(arguments)
+    from actors.main import run
+
+    return run(arguments.learner)
+
+
+def replay(arguments: Arguments) -> int:
+    """Serve replay tables."""
+    _serve(arguments)
+    from replay_server.main import run
+
+    return run(arguments.listen, sockets=arguments.socket)
+
+
+def evaluate(arguments: Arguments) -> int:
+    """Play episodes with a trained policy."""
+    from shoal import evaluate as evaluation
+    from shoal.policy import load
+    from shoal.run_dir import RunDir
+
+    policy = load(arguments.run, arguments.checkpoint)
+    print(f"{policy.algorithm} on {policy.env}, trained for {policy.env_steps:,} env steps ({policy.path})")
+    played = evaluation.play(policy, arguments.episodes, arguments.seed)
+    print(f"  {'episodes':<20}{len(played.episodes):>10}")
+    for name, value in played.figures().items():
+        print(f"  {name:<20}{value:>10,.1f}")
+    if arguments.video:
+        path, episode = evaluation.film(policy, RunDir(arguments.run).videos, arguments.seed)
+        print(f"  video of an episode with return {episode.total_reward:,.1f}: {path}")
+    return 0
+
+
+def plot(arguments: Arguments) -> int:
+    """Draw one run, or compare several."""
+    from shoal import plots
+
+    if len(arguments.runs) == 1:
+        path = plots.draw_learning_curve(arguments.runs[0], arguments.out)
+    else:
+        path = plots.draw_comparison(arguments.runs, arguments.out or Path("comparison.png"))
+    print(path)
+    return 0
+
+
+def status(arguments: Arguments) -> int:
+    """Ask a running learner how it is."""
+    from rich.console import Console
+
+    from shoal import status as info
+
+    Console().print(info.table(info.ask(arguments.address)))
+    return 0
+
+
+def bench(arguments: Arguments) -> int:
+    """Run the benchmarks of the repository."""
+    from shoal.processes import HOME
+
+    if not (HOME / "benchmarks" / "__main__.py").is_file():
+        raise ConfigError(
+            f"there is no folder benchmarks in {HOME}: it is part of Shoal's repository, not of the installed package; "
+            "clone the repository and run `make bench` there"
+        )
+    return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.rest], cwd=HOME)
+
+
+def _serve(arguments: Arguments) -> None:
+    """What the three services have in common: a log on standard error, and an end with the launcher."""
+    if arguments.supervised:
+        from shoal.supervised import end_with_parent
+
+        end_with_parent()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("shoal", description="Distributed reinforcement learning.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="name")
+
+    def command(name: str, function: Callable[[Arguments], int], help_: bool = True) -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").strip()
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False, add_help=help_)
+        added.set_defaults(command=function)
+        return added
+
+    this = command("train", train)
+    _add_settings(this)
+    this.add_argument("--launcher", default="local", choices=("local", "ray"), help="where the processes run")
+    this.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+
+    this = command("learner", learner)
+    _add_settings(this)
+    _add_sockets(this)
+    this.add_argument("--replay-address", metavar="ADDRESS", help="the replay server, HOST:PORT or unix:PATH")
+
+    this = command("actor", actor)
+    this.add_argument("--learner", required=True, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
+    _add_supervised(this)
+
+    this = command("replay", replay)
+    this.add_argument("--listen", required=True, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
+    _add_sockets(this)
+
+    this = command("eval", evaluate)
+    this.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    this.add_argument("--episodes", type=int, default=20, metavar="N")
+    this.add_argument("--seed", type=int, default=0, metavar="N")
+    this.add_argument(
+        "--checkpoint", default="best", metavar="NAME", help="best (default), latest or a checkpoint's folder"
+    )
+    this.add_argument("--video", action="store_true", help="write an animated GIF of one episode into RUN/videos")
+
+    this = command("plot", plot)
+    this.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    this.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/learning_curve.png, or comparison.png")
+
+    command("status", status).add_argument("address", metavar="ADDRESS", help="the learner's HOST:PORT")
+    command("bench", bench, help_=False)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Flags of a run. None have defaults here: those are in the tree, below the preset and the file."""
+    group = parser.add_argument_group("settings", "what is not given comes from FILE, the preset or the defaults")
+    for flag, metavar, text in (
+        ("--algorithm", "NAME", "what learns, such as ppo or dqn"),
+        ("--env", "ID", "gymnasium's id of the environment"),
+        ("--actors", "N", "actor processes to start"),
+        ("--envs-per-actor", "N", "environments that one actor steps together"),
+        ("--env-steps", "N", "the run's budget"),
+        ("--seed", "N", "all randomness is derived from it"),
+        ("--run-dir", "PATH", "where everything that the run leaves is written"),
+        ("--target-return", "X", "end early when an evaluation reaches it"),
+        ("--policy-lag", "0|1|async", "versions between acting and learning"),
+        ("--replay", "process|embedded", "where a replay table lives"),
+        ("--device", "auto|cpu|cuda", "what the learner computes on"),
+        ("--listen", "HOST:PORT", "where the learner listens for actors"),
+    ):
+        group.add_argument(flag, metavar=metavar, help=text)
+    group.add_argument("--config", type=Path, metavar="FILE", help="settings as a YAML file")
+    group.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any setting, such as ppo.gamma=0.98",
+    )
+    group.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
+    group.add_argument("--overwrite", action="store_true", help="remove the run in --run-dir first")
+
+
+def _add_sockets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", action="append", default=[], metavar="PATH", help="a unix socket to listen on, too")
+    _add_supervised(parser)
+
+
+def _add_supervised(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--supervised", action="store_true", help="end as soon as standard input is closed")
+
+
+def _flags(parser: argparse.ArgumentParser, name: str) -> list[str]:
+    """All flags of one subcommand."""
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return [flag for action in commands.choices[name]._actions for flag in action.option_strings]

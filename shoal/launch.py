@@ -1,0 +1,212 @@
+"""The local launcher: one learner, its actors and where needed a replay server, each a process of this machine.
+
+It imports neither torch nor gymnasium, so the children start at once. One thread starts, watches and ends them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import tempfile
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from core.config import Config
+from core.errors import ConfigError, EnvironmentFailedError, ShoalError, all_errors
+from shoal.live import View, plural
+from shoal.processes import Child, Children
+from shoal.progress import Progress, Tail
+from shoal.run_dir import RunDir
+
+TICK_S = 0.1
+CHECKPOINT_S = 2.0
+"""After Ctrl-C or SIGTERM, how long the learner has to write its checkpoint and go."""
+CHECKPOINT_AFTER_FAILURE_S = 30.0
+GOODBYE_S = 0.5
+"""How long the others have once the learner is gone."""
+MAX_SOCKET_PATH_BYTES = 100
+
+
+class Launch:
+    """One run of a configuration. `run` returns when it is over; everything is gone then."""
+
+    def __init__(
+        self, config: Config, run: RunDir, view: View, *, resume: bool, children: Children | None = None
+    ) -> None:
+        self._config, self._run, self._view, self._resume = config, run, view, resume
+        self._children = children or Children()
+        self._progress = Progress(config.algorithm, config.env, config.env_steps, config.target_return)
+        self._metrics = Tail(run.metrics)
+        self._restarts: Counter[str] = Counter()
+        self._actors: dict[str, Child] = {}
+        self._replay: Child | None = None
+        self._failure: ShoalError | None = None
+        self._signal: int | None = None
+        self._interrupted = False
+        self._kill_at_s = math.inf
+
+    def run(self) -> None:
+        """Train until the budget is used up.
+
+        Raises the learner's own error where it fails, KeyboardInterrupt after Ctrl-C and SystemExit after SIGTERM.
+        """
+        with _socket_folder() as folder, _signals(self._on_signal):
+            self._folder = folder
+            try:
+                self._learner = self._start_learner()
+                for slot in range(self._config.actors):
+                    self._start_actor(f"actor-{slot}")
+                while self._learner in self._children.alive:
+                    self._tick()
+                self._say_goodbye()
+            finally:
+                self._children.end_all(GOODBYE_S)
+                self._progress.take(self._metrics.read())
+                self._view.update(self._progress)
+                self._view.close()
+        self._raise_ending()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._kill_at_s < math.inf or self._learner.code is not None
+
+    def _start_learner(self) -> Child:
+        arguments = ["learner", "--config", str(self._run.config), "--run-dir", str(self._run.path)]
+        arguments += ["--socket", str(self._folder / "learner.sock"), "--supervised"]
+        if self._config.replay == "process":
+            arguments += ["--replay-address", f"unix:{self._folder / 'replay.sock'}"]
+        if self._resume:
+            arguments.append("--resume")
+        return self._children.start("learner", arguments, self._run.logs / "learner.log")
+
+    def _start_actor(self, name: str) -> None:
+        arguments = ["actor", "--learner", f"unix:{self._folder / 'learner.sock'}", "--supervised"]
+        self._actors[name] = self._children.start(name, arguments, self._run.logs / f"{name}.log")
+
+    def _start_replay(self) -> None:
+        arguments = ["replay", "--listen", f"unix:{self._folder / 'replay.sock'}", "--supervised"]
+        self._replay = self._children.start("replay", arguments, self._run.logs / "replay.log")
+
+    def _tick(self) -> None:
+        """Sleep until something happens, or a tenth of a second, and act on it."""
+        for child in self._children.wait(TICK_S):
+            if child is self._replay:
+                self._replay_ended(child)
+            elif child is not self._learner:
+                self._actor_ended(child)
+        if self._replay is None and self._run.needs_replay.exists():
+            self._start_replay()
+        if self._signal is not None and not self._interrupted:
+            self._interrupted = True
+            self._stop_learner(CHECKPOINT_S)
+        if time.monotonic() >= self._kill_at_s:
+            self._learner.send(signal.SIGKILL)
+        self._progress.take(self._metrics.read())
+        self._view.update(self._progress)
+
+    def _on_signal(self, number: int) -> None:
+        self._signal = self._signal or number
+        self._children.wake()
+
+    def _stop_learner(self, grace_s: float) -> None:
+        """Ask it for a checkpoint and an orderly end."""
+        self._kill_at_s = min(self._kill_at_s, time.monotonic() + grace_s)
+        self._learner.send(signal.SIGTERM)
+
+    def _actor_ended(self, child: Child) -> None:
+        if self._stopping or child.code == 0:
+            return
+        budget, used = self._config.faults.restarts, self._restarts[child.name]
+        report = _report(child)
+        if used < budget and child.code != ConfigError.exit_code:
+            self._restarts[child.name] += 1
+            self._view.note(f"{report}\nIt is started again (restart {used + 1} of {budget}).")
+            self._start_actor(child.name)
+            return
+        left = [actor for actor in self._actors.values() if actor in self._children.alive]
+        if left:
+            self._view.note(f"{report}\nIt is not started again; the run goes on with {plural(len(left), 'actor')}.")
+        else:
+            self._fail(
+                EnvironmentFailedError(f"{report}\nNo actor is left, and its {plural(budget, 'restart')} are used up.")
+            )
+
+    def _replay_ended(self, child: Child) -> None:
+        if not self._stopping:
+            self._fail(_error_of(child))
+
+    def _fail(self, error: ShoalError) -> None:
+        self._failure = error
+        self._stop_learner(CHECKPOINT_AFTER_FAILURE_S)
+
+    def _say_goodbye(self) -> None:
+        """The learner told the actors to finish: let them."""
+        if self._learner.code == 0:
+            self._children.wait_for([c for c in self._children.alive if c is not self._replay], GOODBYE_S)
+
+    def _raise_ending(self) -> None:
+        error = (
+            _error_of(self._learner) if self._learner.code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM) else None
+        )
+        if self._failure is not None:
+            raise self._failure
+        if self._signal is None:
+            if error is not None:
+                raise error
+            return
+        if error is not None:
+            self._view.note(str(error))
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self._signal)
+
+
+def _report(child: Child) -> str:
+    """What happened to a process, with its last words."""
+    return f"{child.name} {child.ending()}:\n{textwrap.indent(child.last_words(), '  ')}\n  (log: {child.log})"
+
+
+def _error_of(child: Child) -> ShoalError:
+    """The error that ended a process: its own message where it gave one, else its last words. It has the exit code."""
+    code = child.code or 0
+    kinds = {kind.exit_code: kind for kind in reversed(list(all_errors()))}
+    if code > 1 and code in kinds:
+        return kinds[code](child.last_words())
+    error = ShoalError(_report(child))
+    error.exit_code = code if code > 0 else 128 - code
+    return error
+
+
+@contextlib.contextmanager
+def _signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Hand Ctrl-C, SIGTERM and SIGHUP to `handle`. Only the main thread may; in another one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _: FrameType | None) -> None:
+        handle(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _socket_folder() -> Iterator[Path]:
+    """A private folder whose path leaves room for a socket's name: the kernel takes 107 bytes in all."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) + len("/shoal-12345678/learner.sock") > MAX_SOCKET_PATH_BYTES:
+        base = "/tmp"
+    with tempfile.TemporaryDirectory(prefix="shoal-", dir=base, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -1,0 +1,200 @@
+"""`shoal.train`: a whole run on this machine, from its settings to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import checkpoint
+from core import config as configuration
+from core.config import Config
+from core.errors import CheckpointError, ConfigError, ShoalError
+from shoal import settings as reader
+from shoal.live import make_view
+from shoal.run_dir import RunDir, default_path, prepare, remove_run
+
+if TYPE_CHECKING:
+    from shoal.policy import Policy
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run, as its summary.json says. A figure that does not exist is None."""
+
+    run_dir: Path
+    algorithm: str
+    env: str
+    seed: int
+    env_steps: int
+    updates: int
+    wall_s: float
+    env_steps_per_s: float | None
+    mean_return: float | None
+    """Mean return of the last 100 episodes of training."""
+    eval_return: float | None
+    """Mean return of the last evaluation, of the final params."""
+    solved_at_env_steps: int | None
+    """The first evaluation that reached the target return."""
+    bottleneck: str | None
+    restarts: int
+    summary: Mapping[str, Any]
+    """Everything in summary.json."""
+
+    @classmethod
+    def read(cls, run_dir: str | PathLike[str]) -> RunResult:
+        """The result of a finished run. Raises ConfigError where there is none."""
+        run = RunDir(Path(run_dir))
+        try:
+            summary = json.loads(run.summary.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{run.path} holds no finished run: summary.json cannot be read ({error})") from None
+        names = {f.name for f in dataclasses.fields(cls)} - {"run_dir", "summary"}
+        return cls(run_dir=run.path, summary=summary, **{name: summary.get(name) for name in names})
+
+    def load(self, checkpoint: str | PathLike[str] = "best") -> Policy:
+        """The trained policy; see `shoal.load`."""
+        from shoal.policy import load
+
+        return load(self.run_dir, checkpoint)
+
+
+def train(
+    *,
+    algorithm: str | None = None,
+    env: str | None = None,
+    actors: int | None = None,
+    envs_per_actor: int | None = None,
+    env_steps: int | None = None,
+    seed: int | None = None,
+    run_dir: str | PathLike[str] | None = None,
+    target_return: float | None = None,
+    policy_lag: int | str | None = None,
+    replay: str | None = None,
+    device: str | None = None,
+    listen: str | None = None,
+    config: str | PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    launcher: str = "local",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """Train a policy with actors, a learner and where needed a replay server as processes of this machine.
+
+    Every argument means what the flag of `shoal train` means. What is not given is taken from the YAML file `config`,
+    below that from the preset of the algorithm and environment, below that from the defaults. `settings` are all others
+    by their dotted names, such as `{"ppo.learning_rate": 1e-3}`.
+
+    Raises ConfigError for settings that cannot be used and the error that ended the run where one did, such as
+    EnvironmentFailedError or DivergedError. Ctrl-C raises KeyboardInterrupt once the checkpoint is written.
+    """
+    given = locals()
+    flags = {name: given[name] for name in reader.FLAGS}
+    file = None if config is None else Path(config)
+    return run(file, flags, more=settings, launcher=launcher, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def run(
+    file: Path | None,
+    flags: Mapping[str, Any],
+    sets: Sequence[str] = (),
+    *,
+    more: Mapping[str, Any] | None = None,
+    launcher: str = "local",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """`train` with its settings as flags and `--set` texts."""
+    from shoal.launch import Launch
+
+    if launcher != "local":
+        raise ConfigError(f"--launcher {launcher}: only local can be used; ray comes with a later release")
+    config, place = set_up(file, flags, sets, more=more, resume=resume, overwrite=overwrite)
+    with _undone_if_refused(place, resume):
+        write_config(config, place)
+        try:
+            Launch(config, place, make_view(place.path, quiet=quiet), resume=resume).run()
+        except (KeyboardInterrupt, SystemExit):
+            print(_stopped(place), file=sys.stderr)
+            raise
+    if not place.summary.is_file():
+        raise ShoalError(f"the learner ended without a summary; see {place.logs / 'learner.log'}")
+    result = RunResult.read(place.path)
+    _draw(place)
+    if not quiet:
+        from shoal.report import show
+
+        show(result, config.target_return)
+    return result
+
+
+def set_up(
+    file: Path | None,
+    flags: Mapping[str, Any],
+    sets: Sequence[str] = (),
+    *,
+    more: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> tuple[Config, RunDir]:
+    """The settings and the run directory, both ready for use. A resumed run goes on with its own settings below."""
+    if resume and file is None and flags.get("run_dir") is not None:
+        own = RunDir(Path(flags["run_dir"])).config
+        file = own if own.is_file() else None
+    config = reader.read(file, flags, sets, more)
+    if config.run_dir is None:
+        if resume:
+            raise ConfigError("--resume needs the --run-dir of the run to continue")
+        config = dataclasses.replace(config, run_dir=str(default_path(config.algorithm, config.env, config.seed)))
+    return config, prepare(Path(str(config.run_dir)), resume=resume, overwrite=overwrite)
+
+
+def write_config(config: Config, place: RunDir) -> None:
+    """Write config.yaml in one step."""
+    temporary = place.config.with_suffix(".tmp")
+    temporary.write_text(configuration.to_yaml(config), encoding="utf-8")
+    os.replace(temporary, place.config)
+
+
+@contextlib.contextmanager
+def _undone_if_refused(place: RunDir, resume: bool) -> Iterator[None]:
+    """Where the learner refuses the settings, leave the folder as it was, so that the corrected command just works."""
+    before = place.config.read_text(encoding="utf-8") if resume else None
+    try:
+        yield
+    except ConfigError:
+        if before is not None:
+            place.config.write_text(before, encoding="utf-8")
+        elif not place.metrics.exists():
+            remove_run(place)
+            with contextlib.suppress(OSError):
+                place.path.rmdir()
+        raise
+
+
+def _stopped(place: RunDir) -> str:
+    """What to say after Ctrl-C or SIGTERM."""
+    try:
+        newest = checkpoint.latest(place.checkpoints)
+    except CheckpointError:
+        return "Stopped before there was anything to write into a checkpoint."
+    again = f"shoal train --resume --run-dir {shlex.quote(str(place.path))}"
+    return f"Stopped. The newest checkpoint is {newest}; to continue: {again}"
+
+
+def _draw(place: RunDir) -> None:
+    """The learning curve, where there is anything to draw."""
+    from shoal.plots import draw_learning_curve
+
+    with contextlib.suppress(ConfigError):
+        draw_learning_curve(place.path)

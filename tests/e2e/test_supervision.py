@@ -1,0 +1,201 @@
+"""The launcher and its children, as real processes; the children are tests/e2e/fake_shoal.py."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal.processes import HOME
+from shoal.supervised import EXIT_ORPHANED
+
+pytestmark = pytest.mark.slow
+FAKE = Path(__file__).with_name("fake_shoal.py")
+DEADLINE_S = 30.0
+Launch = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the launcher makes its socket folder; a short path, as sockets need."""
+    return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture
+def launch(tmp_path: Path, sockets: Path) -> Iterator[Launch]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(scenario: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(FAKE), scenario, "launch", "--run-dir", str(tmp_path / "run"), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(HOME), "TMPDIR": str(sockets)}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tmp_path))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not path.exists():
+        assert time.monotonic() < deadline_s, f"{path} did not appear"
+        assert process.poll() is None, process.communicate()
+        select.select([], [], [], 0.005)
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def all_end(pids: list[int], timeout_s: float) -> bool:
+    """Wait on the processes themselves."""
+    deadline_s = time.monotonic() + timeout_s
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if not select.select([handle], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+                return False
+        finally:
+            os.close(handle)
+    return True
+
+
+def test_a_run_ends_with_its_result_and_nothing_left(launch: Launch, tmp_path: Path, sockets: Path) -> None:
+    process = launch("happy", "--actors", "2")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    run = tmp_path / "run"
+    assert process.returncode == 0, err
+    assert "100 env steps" in out
+    assert f"shoal eval {run} --video" in out
+    assert sorted(p.name for p in (run / "logs").glob("*.log")) == ["actor-0.log", "actor-1.log", "learner.log"]
+    assert (run / "learning_curve.png").stat().st_size > 10_000
+    assert not list(sockets.iterdir())
+
+
+def test_the_replay_server_is_started_when_the_learner_asks(launch: Launch, tmp_path: Path) -> None:
+    process = launch("replay", "--algorithm", "dqn")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert (tmp_path / "run/logs/replay.log").exists()
+
+
+def test_an_actor_that_dies_is_shown_and_started_again(launch: Launch) -> None:
+    process = launch("restart")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert "actor-0 ended with exit code 3" in out
+    assert "boom (seed 7, last action 1)" in out
+    assert "restart 1 of 3" in out
+
+
+def test_the_last_actor_beyond_its_budget_ends_the_run(launch: Launch) -> None:
+    process = launch("hopeless", "--set", "faults.restarts=1")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 3
+    assert out.count("started again (restart") == 1
+    assert "boom (seed 7, last action 1)" in err
+    assert "No actor is left" in err
+    assert "Traceback" not in err
+
+
+def test_with_others_left_the_run_goes_on(launch: Launch) -> None:
+    process = launch("one-lost", "--actors", "2")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert "this actor cannot make the environment" in out
+    assert "the run goes on with 1 actor." in out
+
+
+def test_what_the_learner_refuses_is_said_verbatim_and_leaves_no_run(launch: Launch, tmp_path: Path) -> None:
+    process = launch("refused")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert err == ("error: 2 problems:\n  - ppo.gama: no such setting\n  - ppo.clip: must be more than 0, not -1\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code", "words"),
+    [
+        ("killed", 137, "learner was killed by SIGKILL (out of memory, or kill -9)"),
+        ("bug", 1, "RuntimeError: a bug in the learner"),
+    ],
+)
+def test_the_learners_death_ends_the_run(launch: Launch, scenario: str, code: int, words: str) -> None:
+    process = launch(scenario)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == code
+    assert words in err
+    assert "learner.log" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_everything_in_order(launch: Launch, tmp_path: Path, number: int, code: int) -> None:
+    process = launch("waiting", "--actors", "2")
+    wait_for(tmp_path / "run/logs/ready", process)
+    children = children_of(process.pid)
+    assert len(children) == 3
+    sent_s = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert time.monotonic() - sent_s < 3.0
+    assert process.returncode == code, err
+    assert err == "Stopped before there was anything to write into a checkpoint.\n"
+    assert (tmp_path / "run/logs/stopped").exists()
+    assert all_end(children, 0.0)
+    assert "Traceback" not in err
+
+
+def test_who_ignores_the_end_is_killed(launch: Launch, tmp_path: Path) -> None:
+    process = launch("stubborn")
+    wait_for(tmp_path / "run/logs/ready", process)
+    children = children_of(process.pid)
+    sent_s = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE_S)
+    assert time.monotonic() - sent_s < 3.5
+    assert process.returncode == 130
+    assert all_end(children, 0.0)
+
+
+def test_kill_9_of_the_launcher_leaves_no_orphan(launch: Launch, tmp_path: Path) -> None:
+    process = launch("stubborn", "--actors", "2")
+    wait_for(tmp_path / "run/logs/ready", process)
+    children = children_of(process.pid)
+    assert len(children) == 3
+    process.kill()
+    assert all_end(children, 3.0)
+
+
+def test_a_supervised_service_ends_with_its_standard_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shoal", "replay", "--listen", f"unix:{tmp_path}/s", "--supervised"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=HOME, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(DEADLINE_S) == EXIT_ORPHANED
+
+
+def test_a_second_run_in_the_same_directory_is_refused(launch: Launch) -> None:
+    assert launch("happy").wait(DEADLINE_S) == 0
+    process = launch("happy")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert "--resume" in err
+    assert "--overwrite" in err
+    assert launch("happy", "--overwrite").wait(DEADLINE_S) == 0
+    assert launch("happy", "--resume").wait(DEADLINE_S) == 0

@@ -1,0 +1,158 @@
+"""The command line: flags, messages, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shoal
+from core.errors import ConfigError, DivergedError, ShoalError, all_errors
+from shoal import settings
+from shoal.cli import main, parse
+from shoal.processes import HOME, describe
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The lead's entry points, replaced by ones that note how they are called."""
+    calls: list[tuple[Any, ...]] = []
+
+    def learner(config: Any, *, sockets: Sequence[str], replay_address: str | None, resume: bool) -> int:
+        calls.append((config.env_steps, config.network.listen, list(sockets), replay_address, resume))
+        return 0
+
+    def actor(learner_address: str) -> int:
+        calls.append((learner_address,))
+        return 0
+
+    def replay(listen: str, *, sockets: Sequence[str]) -> int:
+        calls.append((listen, list(sockets)))
+        return 0
+
+    for name, run in (("learner", learner), ("actors", actor), ("replay_server", replay)):
+        module = types.ModuleType(f"{name}.main")
+        vars(module)["run"] = run
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return calls
+
+
+def test_unset_flags_are_none_so_that_layers_below_count() -> None:
+    arguments = parse(["train"])
+    assert {name: getattr(arguments, name) for name in settings.FLAGS} == dict.fromkeys(settings.FLAGS)
+
+
+def test_flags_lie_above_the_file_and_sets_above_flags(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 2\nactors: 2\nenv_steps: 2\n")
+    arguments = parse(
+        ["train", "--seed", "3", "--actors", "3", "--set", "actors=4", "ppo.gamma=0.5", "--set", "env=X-v0"]
+    )
+    flags = {name: getattr(arguments, name) for name in settings.FLAGS}
+    config = settings.read(file, flags, arguments.set)
+    assert (config.env_steps, config.seed, config.actors, config.env) == (2, 3, 4, "X-v0")
+    assert config.settings["gamma"] == 0.5
+
+
+def test_every_problem_is_reported_at_once(capsys: Capture) -> None:
+    code = main(["train", "--actors", "0", "--replay", "sideways", "--set", "sede=3", "ppo.gama=1", "ppo.epochs=-1"])
+    error = capsys.readouterr().err
+    assert code == 2
+    for part in ("actors", "replay", "sede", "'seed'", "ppo.gama", "'ppo.gamma'", "ppo.epochs", "5 problems"):
+        assert part in error
+
+
+def test_an_unknown_flag_names_the_nearest(capsys: Capture) -> None:
+    assert main(["train", "--evn", "CartPole-v1"]) == 2
+    assert capsys.readouterr().err == "error: shoal train: unknown argument --evn CartPole-v1; did you mean '--env'?\n"
+
+
+def test_ray_is_announced(capsys: Capture) -> None:
+    assert main(["train", "--launcher", "ray"]) == 2
+    assert "later release" in capsys.readouterr().err
+
+
+def test_services_are_called_with_their_flags(services: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    learner = ["learner", "--env-steps", "7", "--listen", "0.0.0.0:7000", "--run-dir", str(run), "--socket", "/s"]
+    assert main([*learner, "--replay-address", "unix:/r"]) == 0
+    assert main([*learner, "--resume"]) == 0
+    assert main(["actor", "--learner", "host:1"]) == 0
+    assert main(["replay", "--listen", "host:2", "--socket", "/a", "--socket", "/b"]) == 0
+    assert services == [
+        (7, "0.0.0.0:7000", ["/s"], "unix:/r", False),
+        (7, "0.0.0.0:7000", ["/s"], None, True),
+        ("host:1",),
+        ("host:2", ["/a", "/b"]),
+    ]
+    assert (run / "config.yaml").is_file()
+
+
+def test_a_learner_of_its_own_refuses_a_run_that_is_there(services: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    assert main(["learner", "--run-dir", str(tmp_path)]) == 0
+    assert main(["learner", "--run-dir", str(tmp_path)]) == 2
+    assert len(services) == 1
+
+
+@pytest.mark.parametrize("kind", list(all_errors()), ids=lambda kind: kind.__name__)
+def test_an_error_of_shoals_is_one_message_and_its_exit_code(
+    kind: type[ShoalError], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise kind("what, the value, what to do")
+
+    monkeypatch.setattr("shoal.training.run", fail)
+    assert main(["train"]) == kind.exit_code
+    assert capsys.readouterr() == ("", "error: what, the value, what to do\n")
+
+
+def test_other_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("shoal.training.run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train"])
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shoal.training.run", interrupt)
+    assert main(["train"]) == 130
+
+
+def test_bench_passes_its_arguments_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.processes.HOME", tmp_path)
+    with pytest.raises(SystemExit):
+        main(["bench-mark"])
+    assert main(["bench", "--help"]) == 2
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; sys.exit(len(sys.argv))")
+    assert main(["bench", "speed", "--seeds", "5"]) == 4
+
+
+def test_the_module_is_the_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "shoal", "--version"], cwd=HOME, capture_output=True, text=True)
+    assert shown.stdout == f"shoal {shoal.__version__}\n"
+
+
+def test_endings_in_words() -> None:
+    assert describe(3) == "ended with exit code 3"
+    assert describe(-9) == "was killed by SIGKILL (out of memory, or kill -9)"
+    assert describe(-15) == "was killed by SIGTERM"
+    assert describe(-63) == "was killed by signal 63"
+
+
+def test_the_launchers_errors_have_their_classes() -> None:
+    assert DivergedError.exit_code != ConfigError.exit_code
+    codes = [kind.exit_code for kind in all_errors() if "exit_code" in vars(kind)]
+    assert len(codes) == len(set(codes))

@@ -1,0 +1,411 @@
+"""The settings: layers, every problem at once, the nearest name, and a round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from core import config, fields, yaml12
+from core.algorithms import REGISTRY
+from core.config import Config, EvaluationConfig, NetworkConfig, load, read
+from core.errors import ConfigError
+from core.fields import Settings, bounded, build
+from core.presets import PRESETS
+
+NO_PRESETS: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def problems_of(*sets: str, file: Path | None = None, **more: Any) -> list[str]:
+    return read(file, None, sets, **more)[1]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+# layers
+
+
+def test_defaults_are_a_usable_run() -> None:
+    assert load(presets=NO_PRESETS) == Config()
+    assert Config().network.listen == "127.0.0.1:0"
+
+
+def test_each_layer_covers_the_one_before(tmp_path: Path) -> None:
+    presets = {("ppo", "CartPole-v1"): {"actors": 2, "seed": 2, "env_steps": 2, "envs_per_actor": 2}}
+    file = written(tmp_path, "seed: 3\nenv_steps: 3\nenvs_per_actor: 3\n")
+    loaded = load(file, {"env_steps": 4, "envs_per_actor": 4}, ["envs_per_actor=5"], presets=presets)
+    assert (loaded.actors, loaded.seed, loaded.env_steps, loaded.envs_per_actor) == (2, 3, 4, 5)
+    assert loaded.learner_threads == Config().learner_threads
+
+
+def test_sections_are_merged_name_by_name(tmp_path: Path) -> None:
+    presets = {("ppo", "CartPole-v1"): {"ppo": {"gamma": 0.98, "epochs": 20}, "network": {"window_chunks": 2}}}
+    file = written(tmp_path, "ppo:\n  epochs: 10\nnetwork:\n  keepalive_s: 5\n")
+    loaded = load(file, {"network.metrics_port": 9100}, ["ppo.clip=0.1"], presets=presets)
+    assert loaded.settings == {"gamma": 0.98, "epochs": 10, "clip": 0.1}
+    assert loaded.network == NetworkConfig(window_chunks=2, keepalive_s=5.0, metrics_port=9100)
+
+
+def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
+    presets = {("ppo", "CartPole-v1"): {"ppo": {"gamma": 0.98}}}
+    loaded = load(written(tmp_path, "ppo:\nnetwork:\nenv_kwargs:\n"), presets=presets)
+    assert loaded == Config(settings={"gamma": 0.98})
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "# nothing\n"), presets=NO_PRESETS) == Config()
+
+
+@pytest.mark.parametrize("where", ["file", "flag", "set"])
+def test_the_preset_is_that_of_the_chosen_algorithm_and_environment(tmp_path: Path, where: str) -> None:
+    presets = {("dqn", "Acrobot-v1"): {"actors": 7}, ("ppo", "CartPole-v1"): {"actors": 9}}
+    file = written(tmp_path, "algorithm: dqn\nenv: Acrobot-v1\n") if where == "file" else None
+    flags = {"algorithm": "dqn", "env": "Acrobot-v1"} if where == "flag" else {}
+    sets = ["algorithm=dqn", "env=Acrobot-v1"] if where == "set" else []
+    assert load(file, flags, sets, presets=presets).actors == 7
+    assert load(presets=presets).actors == 9
+    assert load(None, {"algorithm": "dqn"}, presets=presets).actors == 1
+
+
+@pytest.mark.parametrize(("algorithm", "env"), PRESETS)
+def test_presets_hold_known_names_and_allowed_values(algorithm: str, env: str) -> None:
+    loaded = load(None, {"algorithm": algorithm, "env": env})
+    assert loaded.settings == PRESETS[algorithm, env][algorithm]
+    assert build(REGISTRY[algorithm].Config, loaded.settings, algorithm)[1] == []
+
+
+# problems
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    file = written(tmp_path, "actrs: 2\nactors: 0\nnetwork:\n  window: 3\n  listen: nowhere\ndqn:\n  gamma: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"seed": -1, "device": "tpu"}, ["policy_lag=2", "nonsense", "x=[", "faults.restarts=lots"])
+    text = str(caught.value)
+    assert len(caught.value.problems) == 11, text
+    assert "actrs: no such setting; did you mean 'actors'?" in text
+    assert "actors: must be at least 1, not 0" in text
+    assert "network.window: no such setting; did you mean 'network.window_chunks'?" in text
+    assert "network.listen: must be HOST:PORT with a port from 0 to 65535, not 'nowhere'" in text
+    assert "dqn: this section is for another algorithm, and the run trains ppo" in text
+    assert "seed: must be at least 0, not -1" in text
+    assert "device: must be one of auto, cpu, cuda, not 'tpu'" in text
+    assert "policy_lag: must be one of auto, async, 0, 1, not 2" in text
+    assert "--set nonsense: must be NAME=VALUE" in text
+    assert "--set x=[: the value is not YAML" in text
+    assert "faults.restarts: must be a whole number, not 'lots'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("env_step", "env_steps"),
+        ("window_chunks", "network.window_chunks"),
+        ("network.actors", "actors"),
+        ("networks.listen", "network.listen"),
+        ("checkpoint.keeps", "checkpoint.keep"),
+        ("polcy_lag", "policy_lag"),
+    ],
+)
+def test_the_nearest_name_is_offered(name: str, meant: str) -> None:
+    (problem,) = problems_of(f"{name}=1")
+    assert problem.startswith(name.partition(".")[0])
+    if "." in name and name.partition(".")[0] == "networks":
+        assert "did you mean 'network'?" in problem
+    else:
+        assert problem == f"{name}: no such setting; did you mean '{meant}'?"
+
+
+def test_a_name_like_no_other_is_only_refused() -> None:
+    assert problems_of("zzz=1") == ["zzz: no such setting"]
+
+
+def test_settings_are_written_under_the_algorithms_name() -> None:
+    (problem,) = problems_of("settings.gamma=1")
+    assert problem == "settings: no such setting; those of ppo are written ppo.NAME"
+
+
+def test_an_algorithm_that_is_not_there_names_those_that_are() -> None:
+    (problem,) = problems_of("algorithm=pppo", algorithms=["ppo", "dqn"], presets=NO_PRESETS)
+    assert problem == "algorithm: there is no 'pppo'; did you mean 'ppo'? There are dqn, ppo."
+    assert problems_of("algorithm=mine", "mine.x=1", presets=NO_PRESETS) == []
+
+
+@pytest.mark.parametrize("name", ["network", "env", "two words", ""])
+def test_an_algorithms_name_must_be_able_to_head_a_section(name: str) -> None:
+    with pytest.raises(ConfigError, match="algorithm: must be a name that is no other setting's"):
+        Config(algorithm=name)
+
+
+def test_a_section_that_is_a_number_and_a_name_inside_a_number() -> None:
+    assert problems_of("network=5") == ["network: must be a section of names and values, not 5"]
+    (problem,) = problems_of("actors.few=1")
+    assert problem == "actors: must be a whole number, not {'few': 1}"
+    (problem,) = problems_of("ppo=5")
+    assert problem.startswith("ppo: must be names and values")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("- 1\n- 2\n", "must be names and values"),
+        ("just text", "must be names and values"),
+        ("actors: 1\nactors: 2\n", "'actors' is given twice"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+        ("1: 2\n", "no such setting"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (problem,) = problems_of(file=written(tmp_path, text))
+    assert message in problem
+    assert "run.yaml" in problem or problem.startswith("1:")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (problem,) = problems_of(file=tmp_path / "missing.yaml")
+    assert "missing.yaml: cannot be read" in problem
+    (problem,) = problems_of(file=tmp_path)
+    assert "cannot be read" in problem
+
+
+def test_contradictions_are_found_after_all_fields() -> None:
+    (problem,) = problems_of("network.max_chunk_bytes=1_000_000", "network.max_message_bytes=1_000_001")
+    assert problem.startswith("network.max_chunk_bytes: 1000000 is more than half of max_message_bytes (1000001)")
+    assert problems_of("network.max_chunk_bytes=500_000", "network.max_message_bytes=1_000_000") == []
+
+
+@pytest.mark.parametrize("listen", ["localhost:0", "0.0.0.0:65535", "[::1]:80"])
+def test_addresses_that_can_be_used(listen: str) -> None:
+    assert NetworkConfig(listen=listen).listen == listen
+
+
+@pytest.mark.parametrize("listen", ["", ":1", "host", "host:", "host:65536", "host:-1", "host:٣"])
+def test_addresses_that_cannot_be_used(listen: str) -> None:
+    with pytest.raises(ConfigError, match="listen: must be HOST:PORT"):
+        NetworkConfig(listen=listen)
+
+
+def test_a_config_made_in_python_is_checked_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(actors=0, target_return=float("nan"), run_dir=" ", evaluation="often")  # type: ignore[arg-type]
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["target_return", "actors", "evaluation"]
+    with pytest.raises(ConfigError, match="run_dir: must name a directory"):
+        Config(run_dir=" ")
+    with pytest.raises(ConfigError, match=r"^episodes: must be at least 1, not 0$"):
+        EvaluationConfig(episodes=0)
+
+
+# values
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0E-3", "'1e-3'", "+1e-3", "1_0e-4"])
+def test_a_number_is_a_number_however_it_is_written(tmp_path: Path, text: str) -> None:
+    assert load(None, {}, [f"checkpoint.every_s={text}"]).checkpoint.every_s == 0.001
+    assert load(written(tmp_path, f"checkpoint:\n  every_s: {text}\n")).checkpoint.every_s == 0.001
+    assert isinstance(load(None, {}, ["target_return=475"]).target_return, float)
+
+
+@pytest.mark.parametrize("text", ["1e6", "1_000_000", "1000000", "1000000.0", "'1000000'", "'1e6'"])
+def test_whole_numbers_may_have_an_exponent(text: str) -> None:
+    env_steps = load(None, {}, [f"env_steps={text}"]).env_steps
+    assert env_steps == 1_000_000
+    assert isinstance(env_steps, int)
+
+
+@pytest.mark.parametrize(
+    "setting", ["actors=1.5", "actors=true", "actors=null", "actors=inf", "actors=.inf", "actors=[1]", "actors=nan"]
+)
+def test_what_is_no_whole_number_is_refused(setting: str) -> None:
+    (problem,) = problems_of(setting)
+    assert problem.startswith("actors: must be a whole number, not ")
+
+
+@pytest.mark.parametrize("value", ["yes", "on", "no", "12:30", "2026-01-01", "0o7", "1.2.3"])
+def test_text_stays_text(value: str) -> None:
+    assert load(None, {}, [f"run_dir={value}"]).run_dir == value
+    assert config.from_yaml(config.to_yaml(Config(run_dir=value))).run_dir == value
+    assert yaml.safe_load(config.to_yaml(Config(run_dir=value)))["run_dir"] == value
+
+
+def test_text_that_looks_like_a_number_wants_quotes() -> None:
+    (problem,) = problems_of("run_dir=5")
+    assert problem == "run_dir: must be text (in quotes where it looks like a number) or null, not 5"
+    assert load(None, {}, ['run_dir="5"']).run_dir == "5"
+    assert Config(run_dir=Path("runs") / "x").run_dir == "runs/x"  # type: ignore[arg-type]
+
+
+def test_null_is_for_what_may_be_absent() -> None:
+    assert load(None, {}, ["target_return=null", "network.metrics_port=~", "run_dir="], presets=NO_PRESETS) == Config()
+    (problem,) = problems_of("env=null")
+    assert problem == "env: must be text (in quotes where it looks like a number), not None"
+
+
+def test_policy_lag_is_a_number_or_a_word() -> None:
+    lags = [load(None, {}, [f"policy_lag={text}"]).policy_lag for text in ("0", "1", "'1'", "async", "auto")]
+    assert lags == [0, 1, 1, "async", "auto"]
+    assert problems_of("policy_lag=true") == ["policy_lag: must be one of auto, async, 0, 1, not True"]
+
+
+def test_environment_arguments_are_kept_as_given() -> None:
+    loaded = load(None, {"env_kwargs": {"a": 1}}, ["env_kwargs.b=[1, x, true]", "env_kwargs.c.d=1e-3"])
+    assert loaded.env_kwargs == {"a": 1, "b": [1, "x", True], "c": {"d": 0.001}}
+    (problem,) = read(None, {"env_kwargs": {"a": object}})[1]
+    assert problem.startswith("env_kwargs: must be names and values of numbers, text, lists and mappings")
+
+
+# round trips
+
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+configs = st.builds(
+    Config,
+    seed=st.integers(0, 2**63 - 1),
+    target_return=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    policy_lag=st.sampled_from(["auto", "async", 0, 1]),
+    run_dir=st.none() | st.text().filter(lambda text: bool(text.strip())),
+    env=st.text(),
+    env_kwargs=st.dictionaries(st.text(), plain_values, max_size=3),
+    settings=st.dictionaries(st.text(), plain_values, max_size=3),
+    evaluation=st.builds(EvaluationConfig, episodes=st.integers(1, 100)),
+)
+
+
+@given(configs)
+def test_plain_and_json_round_trip(run: Config) -> None:
+    assert config.from_plain(config.to_plain(run)) == run
+    assert config.from_plain(json.loads(json.dumps(config.to_plain(run)))) == run
+
+
+@given(configs)
+@example(Config(env="\x85"))  # PyYAML writes this line break in a way that it cannot read, unless all is ASCII
+def test_yaml_round_trip(run: Config) -> None:
+    assert config.from_yaml(config.to_yaml(run)) == run
+
+
+def test_a_runs_own_file_takes_no_preset(tmp_path: Path) -> None:
+    run = Config(settings={"gamma": 0.5})
+    assert config.from_yaml(config.to_yaml(run)) == run
+    assert load(written(tmp_path, config.to_yaml(run)), presets=NO_PRESETS) == run
+
+
+def test_the_written_file_has_every_name() -> None:
+    tree = yaml12.load(config.to_yaml(Config()))
+    expected = {field.name for field in dataclasses.fields(Config)} - {"settings"} | {"ppo"}
+    assert set(tree) == expected
+    assert set(tree["network"]) == {field.name for field in dataclasses.fields(NetworkConfig)}
+
+
+def test_reading_a_bad_plain_tells_all() -> None:
+    with pytest.raises(ConfigError, match="2 problems"):
+        config.from_plain({"actors": 0, "sed": 1})
+    with pytest.raises(ConfigError, match="not YAML"):
+        config.from_yaml("a: [")
+
+
+@given(st.lists(st.text(), max_size=4), st.dictionaries(st.text(), plain_values, max_size=4))
+def test_no_input_raises_anything_but_problems(sets: list[str], flags: dict[str, Any]) -> None:
+    instance, problems = read(None, flags, sets)
+    assert problems or isinstance(instance, Config)
+
+
+# fields, for algorithms' own settings
+
+
+@dataclass(frozen=True)
+class Inner(Settings):
+    size: int = bounded(3, low=1)
+
+
+@dataclass(frozen=True)
+class Own(Settings):
+    rate: float = bounded(0.1, above=0)
+    gamma: float = bounded(0.99, low=0, below=1)
+    hidden: tuple[int, ...] = bounded((64, 64), low=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    kind: Literal["a", "b"] = "a"
+    flag: bool = False
+    limit: float | Literal["auto"] | None = bounded(None, high=10)
+    inner: Inner = field(default_factory=Inner)
+
+    def contradictions(self) -> list[str]:
+        return ["kind: 'b' needs flag"] if self.kind == "b" and not self.flag else []
+
+
+@dataclass(frozen=True)
+class Required:
+    size: int
+    name: str = "x"
+
+
+def test_build_takes_every_kind_of_field() -> None:
+    plain = {"rate": "1e-4", "hidden": [1, "2"], "betas": [0, 1], "kind": "b", "flag": "true", "inner": {"size": 5}}
+    own, problems = build(Own, plain)
+    assert problems == []
+    assert own == Own(1e-4, 0.99, (1, 2), (0.0, 1.0), "b", True, None, Inner(5))
+    assert build(Own, {"limit": "auto"})[0] == Own(limit="auto")
+    assert build(Own, fields.plain(own))[0] == own
+
+
+@pytest.mark.parametrize(
+    ("plain", "problem"),
+    [
+        ({"rate": 0}, "x.rate: must be more than 0, not 0"),
+        ({"gamma": 1.0}, "x.gamma: must be less than 1, not 1.0"),
+        ({"gamma": float("nan")}, "x.gamma: must be a number, not nan"),
+        ({"gamma": 10**400}, f"x.gamma: must be a number, not {10**400}"),
+        ({"hidden": [64, 0]}, "x.hidden: must be at least 1, not [64, 0]"),
+        ({"hidden": 64}, "x.hidden: must be a list such as [64, 64], not 64"),
+        ({"hidden": [1, "x"]}, "x.hidden: every element must be a whole number, not [1, 'x']"),
+        ({"betas": [1]}, "x.betas: must be a list of 2 values, not [1]"),
+        ({"flag": 1}, "x.flag: must be true or false, not 1"),
+        ({"limit": 11}, "x.limit: must be at most 10, not 11"),
+        ({"limit": "no"}, "x.limit: must be a number or one of auto or null, not 'no'"),
+        ({"inner": {"size": 0}}, "x.inner.size: must be at least 1, not 0"),
+        ({"inner": {"siz": 0}}, "x.inner.siz: no such setting; did you mean 'x.inner.size'?"),
+        ({"inner": 3}, "x.inner: must be a section of names and values, not 3"),
+        ({"kind": "b"}, "x.kind: 'b' needs flag"),
+        ({"gama": 1}, "x.gama: no such setting; did you mean 'x.gamma'?"),
+    ],
+)
+def test_build_says_what_is_wrong(plain: dict[str, Any], problem: str) -> None:
+    assert build(Own, plain, "x")[1] == [problem]
+
+
+def test_what_is_right_is_kept_beside_what_is_wrong() -> None:
+    own, problems = build(Own, {"gamma": 5, "flag": True, "inner": {"size": -1}})
+    assert len(problems) == 2
+    assert own == Own(flag=True)
+    assert build(Own, {"kind": "b"})[0] is None
+
+
+def test_a_field_without_default_must_be_given() -> None:
+    assert build(Required, {"nam": 1}) == (
+        None,
+        ["nam: no such setting; did you mean 'name'?", "size: must be given"],
+    )
+    assert build(Required, {"size": "x"}) == (None, ["size: must be a whole number, not 'x'"])
+    assert build(Required, {"size": 1}) == (Required(1), [])
+
+
+def test_a_kind_of_field_that_cannot_be_read_is_the_programmers_mistake() -> None:
+    @dataclass(frozen=True)
+    class Odd:
+        value: bytes = b""
+
+    with pytest.raises(TypeError, match="bytes"):
+        build(Odd, {"value": "x"})
