@@ -15,18 +15,17 @@ import traceback
 
 import numpy as np
 
+from actors.unroller import Unroller
+from actors.weights import WeightsReceiver
 from core import envs as vector
 from core import rpc
 from core.algorithms import make
-from core.errors import EnvironmentFailedError, WeightsCorruptError
+from core.errors import EnvironmentFailedError, TableClosedError, WeightsCorruptError
 from core.rl.optim import flatten
 from core.runspec import RunSpec
 from core.stream import InsertStream
 from core.types import Task, UnrollHeader
 from protos import learner_pb2 as pb
-
-from actors.unroller import Unroller
-from actors.weights import WeightsReceiver
 
 JOIN_TIMEOUT_S = 60.0
 logger = logging.getLogger(__name__)
@@ -72,20 +71,11 @@ class Actor:
         self._flat = flatten(self._network)
         if self._flat.manifest() != run.manifest:
             raise WeightsCorruptError(
-                f"this actor's network for {run.env!r} differs from the learner's (manifest {self._flat.manifest()[:12]} "
-                f"against {run.manifest[:12]}): the same Shoal, torch and environment versions are needed on both sides"
+                f"this actor's network for {run.env!r} differs from the learner's (manifest {self._flat.manifest()} "
+                f"against {run.manifest}): the same Shoal, torch and environment versions are needed on both sides"
             )
         self._unroller = Unroller(envs, spec, self._algorithm.plan().collect, seed)
         self._envs = envs
-        self._weights = WeightsReceiver(
-            client,
-            self._slot,
-            incarnation,
-            joined.learner_incarnation,
-            from_version=0 if run.lag is None else max(0, self._round - run.lag),
-            every=run.lag is not None,
-            patience_s=run.learner_patience_s,
-        )
         experience = joined.experience_address or address
         self._channel = rpc.open_channel(experience, run.max_message_bytes, run.keepalive_s)
         self._stream = InsertStream(
@@ -98,6 +88,16 @@ class Actor:
             max_chunk_bytes=run.max_chunk_bytes,
             patience_s=run.learner_patience_s,
         )
+        self._weights = WeightsReceiver(
+            client,
+            self._slot,
+            incarnation,
+            joined.learner_incarnation,
+            from_version=run.version_of(self._round) or 0,
+            every=run.lag is not None,
+            patience_s=run.learner_patience_s,
+            on_finished=self._stream.cancel,
+        )
         self._version = -1
         self._waited_acks_s = 0.0
 
@@ -109,8 +109,7 @@ class Actor:
 
     def _unroll(self) -> bool:
         run, started_s = self._run, time.perf_counter()
-        version = None if run.lag is None else max(0, self._round - run.lag)
-        snapshot = self._weights.take(version, LONGEST_ROUND_S)
+        snapshot = self._weights.take(run.version_of(self._round), LONGEST_ROUND_S)
         if snapshot is None:
             return False
         if snapshot.version != self._version:
@@ -132,7 +131,10 @@ class Actor:
             wait_weights_s=acting_s - started_s,
             wait_acks_s=self._waited_acks_s,
         )
-        self._waited_acks_s = self._stream.insert(header, item)
+        try:
+            self._waited_acks_s = self._stream.insert(header, item)
+        except TableClosedError:
+            return self._weights.finished is None
         return True
 
     def close(self) -> None:

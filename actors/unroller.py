@@ -35,8 +35,8 @@ class Unroller:
     def collect(self, policy: Policy) -> tuple[Columns, list[Episode]]:
         """One unroll and the episodes that ended in it.
 
-        Columns: obs [T+1, B, ...], action [T, B, ...], reward, discount float32, valid uint8 [T, B], and the policy's own.
-        They are views into this unroller and hold until the next call. Raises EnvironmentFailedError.
+        Columns: obs [T+1, B, ...], action [T, B, ...], reward and discount float32, valid uint8 [T, B], and those of
+        the policy. They are views into this unroller and hold until the next call. Raises EnvironmentFailedError.
         """
         whole = isinstance(self._collect, Episodes)
         if whole:

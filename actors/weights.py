@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -18,7 +19,10 @@ from protos import learner_pb2 as pb
 
 
 class WeightsReceiver:
-    """Snapshots in the order of their versions: every one (lag mode) or the newest (async)."""
+    """Snapshots in the order of their versions: every one (lag mode) or the newest (async).
+
+    `on_finished` is called by the receiving thread when the learner says that the run is over.
+    """
 
     def __init__(
         self,
@@ -30,11 +34,13 @@ class WeightsReceiver:
         from_version: int,
         every: bool,
         patience_s: float,
+        on_finished: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
         self._client, self._slot, self._incarnation = client, slot, incarnation
         self._learner_incarnation, self._every, self._patience_s = learner_incarnation, every, patience_s
-        self._clock = clock or SystemClock()
+        self._on_finished = on_finished
+        self._clock: Clock = clock or SystemClock()
         self._changed = threading.Condition()
         self._snapshots: deque[pb.Snapshot] = deque()
         self._next_version = from_version
@@ -51,9 +57,7 @@ class WeightsReceiver:
         Raises DeadlineError, WeightsRegressedError, or what broke the stream for good.
         """
         with self._changed:
-            ready = lambda: bool(self._snapshots) and (version is None or self._snapshots[-1].version >= version)  # noqa: E731
-            over = lambda: self._closed or self._finished is not None or self._error is not None or ready()  # noqa: E731
-            if not self._changed.wait_for(over, timeout_s):
+            if not self._changed.wait_for(lambda: self._may_take(version), timeout_s):
                 wanted = "any version" if version is None else f"version {version}"
                 raise errors.DeadlineError(f"{self._client.peer} published no weights of {wanted} for {timeout_s:g} s")
             if self._error is not None:
@@ -68,6 +72,10 @@ class WeightsReceiver:
                 f"version {version} was wanted, the oldest one here is {snapshot.version}: the learner no longer has it"
             )
         return snapshot
+
+    def _may_take(self, version: int | None) -> bool:
+        over = self._closed or self._finished is not None or self._error is not None
+        return over or (bool(self._snapshots) and (version is None or self._snapshots[-1].version >= version))
 
     @property
     def finished(self) -> str | None:
@@ -130,8 +138,10 @@ class WeightsReceiver:
                 else:
                     self._keep(reply.snapshot)
                 self._changed.notify_all()
-                if self._finished is not None:
-                    return
+                finished = self._finished is not None
+            if finished:
+                self._on_finished()
+                return
 
     def _keep(self, snapshot: pb.Snapshot) -> None:
         if snapshot.learner_incarnation != self._learner_incarnation:

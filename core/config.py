@@ -63,7 +63,7 @@ class NetworkConfig(Settings):
     """HOST:PORT where the learner listens; port 0 takes a free one. Loopback, unless it is told otherwise."""
     metrics_port: int | None = bounded(None, low=0, high=65_535)
     """Port of the learner's /metrics, /healthz and /readyz; 0 takes a free one, null serves none."""
-    window_chunks: int = bounded(8, low=1, high=1024)
+    window_chunks: int = bounded(2, low=1, high=1024)
     """Chunks that an actor may have sent without an acknowledgement."""
     max_chunk_bytes: int = bounded(1 << 20, low=1 << 12)
     """Larger unrolls are sent in parts of this size. 64 KiB to 1 MiB is what gRPC moves fastest."""
@@ -115,7 +115,7 @@ class Config(Settings):
     learner_threads: int = bounded(0, low=0, high=1024)
     """Threads of the learner's tensor arithmetic; 0: as many as the actors leave free."""
     run_dir: str | None = None
-    """Where everything that the run leaves is written; null: runs/ENV-ALGORITHM-SEED-TIME."""
+    """Where everything that the run leaves is written; null: runs/ALGORITHM-ENV-SEED-TIME."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)

@@ -53,7 +53,9 @@ def _registered(env_id: str) -> gym.envs.registration.EnvSpec:
 
 def spec_of(env_id: str, envs: Env) -> EnvSpec:
     """What a network must know of the environment. Raises ConfigError for spaces that Shoal does not take."""
-    return EnvSpec(env_id, _observation(env_id, envs.single_observation_space), _action(env_id, envs.single_action_space))
+    return EnvSpec(
+        env_id, _observation(env_id, envs.single_observation_space), _action(env_id, envs.single_action_space)
+    )
 
 
 def _observation(env_id: str, space: spaces.Space[Any]) -> ArraySpec:

@@ -160,7 +160,9 @@ def to_status(error: errors.ShoalError) -> tuple[grpc.StatusCode, str, tuple[tup
 
 def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
     """The error that the peer meant, or the transport's own."""
-    metadata = {m.key: m.value for m in (error.trailing_metadata() or ())} if hasattr(error, "trailing_metadata") else {}
+    metadata = (
+        {m.key: m.value for m in (error.trailing_metadata() or ())} if hasattr(error, "trailing_metadata") else {}
+    )
     kind = {c.__name__: c for c in errors.all_errors()}.get(str(metadata.get(_ERROR_KEY)))
     details, code = str(error.details() or ""), error.code()
     if kind is errors.ConfigError:

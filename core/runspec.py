@@ -13,7 +13,11 @@ from core.errors import CodecError
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run as an actor sees it. `lag` is None in async mode; `slots` is the number of actors asked for."""
+    """One run as an actor sees it.
+
+    `lag` is None in async mode; `slots` is the number of actors asked for; `first_version` is the one that this learner
+    started with (not 0 after a resume).
+    """
 
     algorithm: str
     settings: Mapping[str, Any]
@@ -24,6 +28,7 @@ class RunSpec:
     seed: int
     budget_env_steps: int
     lag: int | None
+    first_version: int
     table: str
     manifest: str
     window_chunks: int
@@ -31,6 +36,10 @@ class RunSpec:
     max_message_bytes: int
     keepalive_s: float
     learner_patience_s: float
+
+    def version_of(self, round_: int) -> int | None:
+        """The version that acts in a round; None: the newest."""
+        return None if self.lag is None else max(self.first_version, round_ - self.lag)
 
     def pack(self) -> bytes:
         """Msgpack."""

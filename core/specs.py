@@ -107,7 +107,6 @@ class Signature:
     def from_plain(cls, plain: Mapping[str, Any]) -> Signature:
         """The inverse of `to_plain`."""
         columns = {
-            str(name): ColumnSpec(ArraySpec.from_plain(c), int(c["extra_rows"]))
-            for name, c in plain["columns"].items()
+            str(name): ColumnSpec(ArraySpec.from_plain(c), int(c["extra_rows"])) for name, c in plain["columns"].items()
         }
         return cls(columns, int(plain["max_rows"]), int(plain["max_envs"]))

@@ -1,6 +1,6 @@
 """The windowed insert stream: sends items, keeps what is not acknowledged, resends it after a reconnect.
 
-Called by one thread (an actor's loop, or a user's). One thread of its own reads acks and reconnects; gRPC's thread takes
+Called by one thread (an actor's loop, or a user's). One thread of its own reads acks and reconnects; gRPC's takes
 requests from a queue. An `insert` waits only while `window` items are unacknowledged: that is the back-pressure.
 """
 
@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -78,7 +78,7 @@ class InsertStream:
         with self._changed:
             return len(self._unacked)
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """End the stream and wake whoever waits; what is unacknowledged may or may not be in the table."""
         with self._changed:
             self._closed = True
@@ -88,12 +88,14 @@ class InsertStream:
             requests.put(None)
         if call is not None:
             call.cancel()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(5.0)
 
-    def _wait(self, ready: Any, timeout_s: float | None) -> None:
-        over = lambda: self._closed or self._error is not None or ready()  # noqa: E731
-        if not self._changed.wait_for(over, timeout_s):
+    def close(self) -> None:
+        """Cancel, and wait for the stream's thread."""
+        self.cancel()
+        self._thread.join(5.0)
+
+    def _wait(self, ready: Callable[[], bool], timeout_s: float | None) -> None:
+        if not self._changed.wait_for(lambda: self._closed or self._error is not None or ready(), timeout_s):
             raise errors.DeadlineError(
                 f"{self._client.peer} left {len(self._unacked)} items unacknowledged for {timeout_s} s: "
                 "its table is full or its rate limiter waits for the learner"

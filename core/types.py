@@ -108,7 +108,7 @@ class Lag:
 
 @dataclass(frozen=True)
 class Async:
-    """Actors take the newest weights. Items older than `max_staleness` versions are dropped and counted (None: kept)."""
+    """Actors take the newest weights. Items staler than `max_staleness` are dropped and counted (None: kept)."""
 
     max_staleness: int | None = None
 

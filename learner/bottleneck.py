@@ -45,8 +45,8 @@ def judge(shares: Shares) -> Verdict:
     if shares.actors_act >= HIGH:
         return Verdict(
             "actors",
-            f"the learner waits {percent} of the time and the actors act {100 * shares.actors_act:.0f} %: more --actors, "
-            "or more --envs-per-actor, help",
+            f"the learner waits {percent} of the time and the actors act {100 * shares.actors_act:.0f} %: "
+            "more --actors, or more --envs-per-actor, help",
         )
     return Verdict(
         "network",

@@ -6,17 +6,18 @@ here and nowhere else; the rules are learner/rounds.py's, which is pure.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import queue
 from dataclasses import dataclass
 
 from core.clock import Clock
 from core.types import UnrollHeader
-from replay_server.hosting import Hosted
-from replay_server.queue import FifoQueue, QueueBatch, RoundQueue
-
 from learner.publisher import Publisher
 from learner.rounds import Rounds, Seat
+from replay_server.hosting import Hosted
+from replay_server.queue import FifoQueue, QueueBatch, RoundQueue
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,11 @@ class ActorProcess:
 
 
 class Coordinator:
-    """Connects rounds, publisher and queue. `batches` is where a source takes what is ready."""
+    """Connects rounds, publisher and queue. `batches` is where a source takes what is ready.
+
+    With a fixed lag nobody acts before `started`: all expected actors have joined, or `start_timeout_s` has passed
+    since the first did.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Coordinator:
         hosted: Hosted[RoundQueue] | Hosted[FifoQueue] | None,
         clock: Clock,
         *,
+        start_timeout_s: float = 60.0,
         items_per_batch: int = 1,
         max_staleness: int | None = None,
     ) -> None:
@@ -49,8 +55,10 @@ class Coordinator:
         self.batches: queue.SimpleQueue[QueueBatch | None] = queue.SimpleQueue()
         self.actors: dict[int, ActorProcess] = {}
         self.joined = 0
+        self.started = asyncio.Event()
+        self._start_timeout_s, self._start_by_s = start_timeout_s, math.inf
         self._items_per_batch, self._max_staleness = items_per_batch, max_staleness
-        self._opened = 0
+        self._opened = rounds.version
         self._taken = -1
         self._demand = 0
         if hosted is not None:
@@ -63,6 +71,8 @@ class Coordinator:
         seat = self.rounds.join(incarnation, self._clock.now_s())
         self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid)
         self.joined += 1
+        if self.joined == 1:
+            self._start_by_s = self._clock.now_s() + self._start_timeout_s
         logger.info("slot %d: joined from %s (pid %d), first round %d", seat.slot, host, pid, seat.first_round)
         self._open_rounds()
         self._advance()
@@ -81,6 +91,8 @@ class Coordinator:
         actor = self.actors.get(slot)
         if actor is not None and actor.incarnation == incarnation:
             actor.state = "lost"
+            if self.publisher.finished:
+                return
             self.rounds.lost(slot, incarnation, self._clock.now_s())
             logger.warning("slot %d: lost; its rounds wait for a replacement", slot)
 
@@ -90,6 +102,9 @@ class Coordinator:
             logger.warning("round %d goes on without slot %d", round_, slot)
             if self.hosted is not None and isinstance(self.hosted.table, RoundQueue):
                 self.hosted.table.drop(round_, slot)
+        if self._clock.now_s() > self._start_by_s and not self.started.is_set():
+            logger.warning("the run starts with %d of %d actors", len(self.actors), self.rounds.expected)
+            self.rounds.start()
         for slot in [slot for slot in self.actors if not self.rounds.seated(slot)]:
             del self.actors[slot]
         self._open_rounds()
@@ -123,6 +138,8 @@ class Coordinator:
         self._advance()
 
     def _open_rounds(self) -> None:
+        if self.rounds.started or self.rounds.lag is None:
+            self.started.set()
         if self.hosted is None or not isinstance(self.hosted.table, RoundQueue):
             return
         while (cohort := self.rounds.cohort(self._opened)) is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from core.types import Result, UnrollHeader
-
 from learner.bottleneck import Shares, Verdict, judge
 
 EPISODES = 100
@@ -45,7 +44,6 @@ class Progress:
     staleness: float | None = None
     max_staleness: int = 0
     eval_return: float | None = None
-    best_eval_return: float | None = None
     solved_at_env_steps: int | None = None
     algorithm: dict[str, float] = field(default_factory=dict)
     times: Times = field(default_factory=Times)
@@ -95,7 +93,6 @@ class Progress:
     def evaluated(self, mean_return: float, took_s: float, target_return: float | None) -> None:
         """An evaluation of the current params."""
         self.eval_return = mean_return
-        self.best_eval_return = mean_return if self.best_eval_return is None else max(self.best_eval_return, mean_return)
         self.times.evaluation_s += took_s
         if target_return is not None and mean_return >= target_return and self.solved_at_env_steps is None:
             self.solved_at_env_steps = self.env_steps

@@ -39,6 +39,11 @@ class Publisher:
         """The newest version, -1 before the first."""
         return self._kept[-1][0] if self._kept else -1
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        return self._finished is not None
+
     def publish(self, version: int, encoded: bytes) -> None:
         """Make a version the newest."""
         self._kept.append((version, encoded))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from core.metrics import Metrics
-
 from learner.bottleneck import Verdict
 from learner.progress import Progress
 

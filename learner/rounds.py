@@ -103,10 +103,20 @@ class Rounds:
         if self.started and (before is None or before.incarnation != incarnation):
             self.deterministic = False
         self._seats[slot] = _Seated(incarnation)
-        if self.lag is not None and not self.started and len(self._seats) >= self.expected:
+        if not self.started and len(self._seats) >= self.expected:
+            self._freeze_first()
+        return Seat(slot, self._first_round(slot))
+
+    def start(self) -> None:
+        """Begin with the actors that are here; what `join` does by itself when all expected ones are."""
+        if not self.started and self._seats:
+            self._freeze_first()
+            self.deterministic = False
+
+    def _freeze_first(self) -> None:
+        if self.lag is not None:
             for round in range(self.version, self.version + self.lag + 1):
                 self._cohorts[round] = _Cohort(set(self._seats))
-        return Seat(slot, self._first_round(slot))
 
     def delivered(self, slot: int, round: int) -> bool:
         """The unroll is in the table. False when it was not owed: dropped, over, or delivered before."""

@@ -9,10 +9,9 @@ from typing import Any
 from core import rpc
 from core.errors import ItemRejectedError
 from core.runspec import RunSpec
-from protos import learner_pb2 as pb
-
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
+from protos import learner_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +53,7 @@ class LearnerService:
             raise ItemRejectedError(f"slot {request.slot} is another process's by now: join anew")
         self._coordinator.lease(request.slot, request.incarnation)
         try:
+            await self._coordinator.started.wait()
             async for encoded in self._coordinator.publisher.subscribe(request.from_version, request.every):
                 yield encoded
         finally:
@@ -63,8 +63,7 @@ class LearnerService:
         """How the run is doing, for `shoal status`."""
         figures, verdict = self._news()
         actors = [
-            pb.ActorInfo(slot=a.slot, host=a.host, pid=a.pid, state=a.state)
-            for a in self._coordinator.actors.values()
+            pb.ActorInfo(slot=a.slot, host=a.host, pid=a.pid, state=a.state) for a in self._coordinator.actors.values()
         ]
         return pb.LearnerInfoReply(
             protocol=rpc.PROTOCOL,

@@ -19,12 +19,6 @@ from core.config import Config
 from core.runspec import RunSpec
 from core.specs import Signature
 from core.types import Array, Episodes, Lag, Plan, Queue, Replay
-from protos import experience_pb2, learner_pb2
-from replay_server.definition import ReplayDefinition
-from replay_server.hosting import Hosted
-from replay_server.queue import FifoQueue, RoundQueue
-from replay_server.service import ExperienceService
-
 from learner.background import LoopThread
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
@@ -32,6 +26,11 @@ from learner.publisher import Publisher, encode
 from learner.rounds import Rounds
 from learner.service import LearnerService
 from learner.source import Fetch, QueueFetch, ReplayFetch
+from protos import experience_pb2, learner_pb2
+from replay_server.definition import ReplayDefinition
+from replay_server.hosting import Hosted
+from replay_server.queue import FifoQueue, RoundQueue
+from replay_server.service import ExperienceService
 
 TABLE = "experience"
 TICK_S = 0.2
@@ -57,6 +56,7 @@ class Services:
         self._config, self._plan, self._signature = config, plan, signature
         self._manifest, self._incarnation, self._news = manifest, incarnation, news
         self._lag = plan.pace.rounds if isinstance(plan.pace, Lag) else None
+        self._first_version = version
         self._loop = LoopThread()
         self._server: grpc.aio.Server | None = None
         self._replay_address: str | None = None
@@ -71,6 +71,7 @@ class Services:
             Publisher((self._lag or 0) + 1),
             self._host_queue(),
             SystemClock(),
+            start_timeout_s=config.faults.start_timeout_s,
             items_per_batch=plan.table.items if isinstance(plan.table, Queue) else 1,
             max_staleness=max_staleness,
         )
@@ -198,6 +199,7 @@ class Services:
             seed=config.seed,
             budget_env_steps=config.env_steps,
             lag=self._lag,
+            first_version=self._first_version,
             table=TABLE,
             manifest=self._manifest,
             window_chunks=config.network.window_chunks,

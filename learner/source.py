@@ -19,11 +19,10 @@ import torch
 from core import rpc, wire
 from core.errors import TableClosedError
 from core.types import Array, Columns, UnrollHeader
-from protos import experience_pb2 as pb
-from replay_server.definition import ReplayDefinition
-
 from learner.background import LoopThread
 from learner.coordinator import Coordinator
+from protos import experience_pb2 as pb
+from replay_server.definition import ReplayDefinition
 
 
 @dataclass
@@ -129,7 +128,9 @@ class ReplayFetch:
 
     AHEAD = 2
 
-    def __init__(self, channel: grpc.Channel, peer: str, definition: ReplayDefinition, seed: int, timeout_s: float) -> None:
+    def __init__(
+        self, channel: grpc.Channel, peer: str, definition: ReplayDefinition, seed: int, timeout_s: float
+    ) -> None:
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
         request = pb.EnsureTableRequest(
             protocol=rpc.PROTOCOL, table=pb.TableDefinition(name=definition.name, settings=definition.pack())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from core.config import Config
 from core.errors import DivergedError
 from core.rl.optim import Flat
 from core.types import Context, Result
-
 from learner.evaluation import Evaluator
 from learner.progress import Progress
 from learner.recorder import Recorder
@@ -124,13 +123,8 @@ class Trainer:
 def _check_finite(result: Result, delivery: Delivery, round_: int) -> None:
     bad = {name: value for name, value in result.metrics.items() if not math.isfinite(value)}
     if bad:
-        slots = sorted({h.slot for h in delivery.headers})
+        slots, figures = sorted({h.slot for h in delivery.headers}), ", ".join(f"{k} = {v}" for k, v in bad.items())
         raise DivergedError(
-            f"round {round_}: {', '.join(f'{k} = {v}' for k, v in bad.items())} is not finite (unrolls of slots {slots}); "
+            f"round {round_}: {figures} is not finite (unrolls of slots {slots}); "
             "the last checkpoint is kept; try a lower learning rate, or clip rewards and gradients"
         )
-
-
-def facts(config: Config, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What summary.json says of the run's settings."""
-    return {"algorithm": config.algorithm, "env": config.env, "seed": config.seed, **extra}

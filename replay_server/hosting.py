@@ -15,7 +15,6 @@ from core.errors import ItemRejectedError, TableClosedError
 from core.types import Columns, UnrollHeader
 from replay_server.table import Table
 
-
 T = TypeVar("T", bound=Table)
 
 

@@ -6,7 +6,8 @@ Actors call Insert, the learner EnsureTable and Sample, people Info. protos/expe
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,8 +98,7 @@ class ExperienceService:
         async for request in requests:
             draw, started_s = request.draw, self._clock.now_s()
             n = table.check_draw(draw.batches)
-            may: Callable[[], bool] = lambda n=n: table.may_sample(n)  # type: ignore[misc]
-            while not await hosted.until(may, "the learner", "items to sample", NEWS_EVERY_S):
+            while not await hosted.until(partial(table.may_sample, n), "the learner", "items to sample", NEWS_EVERY_S):
                 yield self._reply(table, pb.SampleReply(draw=draw.draw))
             keys, columns = table.sample(n, _draw_rng(opened.seed, draw.draw))
             hosted.changed()
@@ -154,7 +154,9 @@ class _Assembler:
             )
         size = sum(map(len, self._parts)) + len(chunk.payload)
         if size > self._limit_bytes:
-            raise TooLargeError(f"seq {chunk.seq} has {size} bytes so far; this table's largest item {self._limit_bytes}")
+            raise TooLargeError(
+                f"seq {chunk.seq} has {size} bytes so far; this table's largest item {self._limit_bytes}"
+            )
         self._parts.append(chunk.payload)
         if len(self._parts) < chunk.parts:
             return None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 
 from core.specs import Signature
-from core.types import UnrollHeader
+from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Dedupe, Life
 from replay_server.reports import Reports, TableStats
 from replay_server.shapes import Shapes
 
 
-class Table:
+class Table(ABC):
     """Base of the three tables: `RoundQueue` and `FifoQueue` (queue.py), `ReplayTable` (replay.py)."""
 
     def __init__(self, signature: Signature, max_lives: int) -> None:
@@ -37,9 +38,13 @@ class Table:
         """Headers of the unrolls that were applied since the last call, oldest first (see `Reports`)."""
         return self._reports.drain()
 
+    @abstractmethod
+    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns) -> bool:
+        """Take an unroll; False for a known duplicate."""
+
+    @abstractmethod
     def stats(self) -> TableStats:
         """Counters."""
-        raise NotImplementedError
 
     def figures(self) -> dict[str, float]:
         """The same as `stats`, for the wire and metrics."""

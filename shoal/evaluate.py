@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def film(policy: Policy, folder: Path, seed: int) -> tuple[Path, Episode]:
 
     Raises ConfigError where the environment cannot draw itself.
     """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # no screen is looked for, and none complained about
     envs = vector.make(policy.env, 1, {**policy.env_kwargs, "render_mode": "rgb_array"})
     fps = int(envs.metadata.get("render_fps") or FILM_FPS)
     every = max(1, round(fps / FILM_FPS))

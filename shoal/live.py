@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import termios
 import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from shoal.progress import Progress
 
@@ -100,6 +101,7 @@ class PanelView:
         self._run_dir = run_dir
         self._due_s = 0.0
         self._progress: Progress | None = None
+        self._echo = _ControlEcho()
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
 
@@ -121,6 +123,23 @@ class PanelView:
         if self._progress is not None:
             self._live.update(panel(self._progress, self._run_dir), refresh=True)
         self._live.stop()
+        self._echo.restore()
+
+
+class _ControlEcho:
+    """Keeps a terminal from writing `^C` into the panel, until `restore`."""
+
+    def __init__(self) -> None:
+        self._before: list[Any] | None = None
+        if sys.stdin is not None and sys.stdin.isatty():
+            self._before = termios.tcgetattr(sys.stdin)
+            changed = [*self._before]
+            changed[3] &= ~termios.ECHOCTL
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, changed)
+
+    def restore(self) -> None:
+        if self._before is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
 
 
 def line(progress: Progress) -> str:

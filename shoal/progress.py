@@ -71,6 +71,7 @@ class Progress:
             self.records += 1
             if record.get("kind") == "evaluation":
                 self.eval_return, self.eval_env_steps = record["eval_return"], record["env_steps"]
+                self.env_steps = max(self.env_steps, record["env_steps"])
             elif record.get("kind") == "progress":
                 for name in _PROGRESS_FIELDS:
                     if name in record:

@@ -33,7 +33,7 @@ def show(result: RunResult, target_return: float | None, console: Console | None
     rows.append(("watch it play", f"shoal eval {shlex.quote(str(run.path))} --video"))
     console = console or Console()
     console.print()
-    console.print(headline(result, target_return))
+    console.print(headline(result, target_return), soft_wrap=True)
     for name, value in rows:
         style = "bold" if value == rows[-1][1] else ""
         console.print(Text.assemble((f"  {name:<16}", "dim"), (value, style)), soft_wrap=True)

@@ -43,7 +43,9 @@ def table(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
     for actor in sorted(reply.actors, key=lambda a: a.slot):
         style = "" if actor.state == "acting" else "yellow"
         actors.add_row(str(actor.slot), actor.host, str(actor.pid), actor.state, style=style)
-    parts: list[RenderableType] = [Text.assemble((reply.run, "bold cyan"), f" at {reply.address}"), figures]
+    parts: list[RenderableType] = [Text.assemble((reply.run, "bold cyan"), f" at {reply.address}")]
+    if reply.figures:
+        parts.append(figures)
     if reply.bottleneck:
         advice = f": {reply.advice}" if reply.advice else ""
         parts += [Text.assemble(("bottleneck ", "dim"), (reply.bottleneck, "bold magenta"), advice), Text()]

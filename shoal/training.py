@@ -175,7 +175,7 @@ def _undone_if_refused(place: RunDir, resume: bool) -> Iterator[None]:
     except ConfigError:
         if before is not None:
             place.config.write_text(before, encoding="utf-8")
-        elif not place.metrics.exists():
+        elif not (place.metrics.exists() and place.metrics.stat().st_size):
             remove_run(place)
             with contextlib.suppress(OSError):
                 place.path.rmdir()

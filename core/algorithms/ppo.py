@@ -201,6 +201,9 @@ def figures(config: PPOConfig, made: list[Made]) -> dict[str, float]:
 
 def explained_variance(rows: Minibatch) -> float:
     """1 - Var[target - V] / Var[target] over valid rows: 1 is a perfect value, 0 is as good as a constant."""
-    on = rows.valid > 0
-    targets, errors = rows.value_targets[on], (rows.value_targets - rows.values)[on]
-    return float(1 - errors.var(correction=0) / targets.var(correction=0).clamp(min=1e-8))
+    weights = rows.valid / rows.valid.sum().clamp(min=1)
+
+    def variance(x: Tensor) -> Tensor:
+        return torch.dot(weights, (x - torch.dot(weights, x)).square())
+
+    return float(1 - variance(rows.value_targets - rows.values) / variance(rows.value_targets).clamp(min=1e-8))

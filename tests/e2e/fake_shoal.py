@@ -54,6 +54,7 @@ def learner(scenario: str, arguments: Sequence[str]) -> None:
     actors = config.from_yaml((run / "config.yaml").read_text()).actors
     server = serve(given.socket[0])
     if scenario == "refused":
+        (run / "metrics.jsonl").touch()
         raise ConfigError("ppo.gama: no such setting", "ppo.clip: must be more than 0, not -1")
     if scenario == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

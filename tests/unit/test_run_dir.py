@@ -78,15 +78,16 @@ def test_overwrite_removes_what_shoal_made_and_nothing_else(tmp_path: Path) -> N
     assert not any(run.checkpoints.iterdir())
 
 
-def test_overwrite_does_not_follow_links_out(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "meta.txt").write_text("mine")
-    run = prepare(tmp_path / "run")
-    run.config.touch()
-    (run.path / "videos").symlink_to(outside)
-    prepare(run.path, overwrite=True)
-    assert (outside / "meta.txt").read_text() == "mine"
+def test_a_linked_folder_stays_and_only_shoals_files_in_it_go(tmp_path: Path) -> None:
+    outside = tmp_path / "big disk"
+    (outside / "000000001000").mkdir(parents=True)
+    (outside / "000000001000" / "meta.json").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(outside)
+    run = prepare(tmp_path / "run", overwrite=True)
+    assert run.checkpoints.is_symlink()
+    assert outside.is_dir()
+    assert not list(outside.rglob("*.json"))
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
