@@ -77,6 +77,8 @@ class Actor:
         self._unroller = Unroller(envs, spec, self._algorithm.plan().collect, seed)
         self._envs = envs
         experience = joined.experience_address or address
+        if experience.startswith(":"):
+            experience = address.rpartition(":")[0] + experience
         self._channel = rpc.open_channel(experience, run.max_message_bytes, run.keepalive_s)
         self._stream = InsertStream(
             self._channel,

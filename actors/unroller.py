@@ -100,9 +100,10 @@ class Unroller:
             column = columns[name]
             if column.dtype == np.uint8 or np.isfinite(column).all():
                 continue
-            t, b, *_ = np.argwhere(~np.isfinite(column))[0]
+            where = tuple(np.argwhere(~np.isfinite(column))[0])
+            t, b = where[:2]
             raise EnvironmentFailedError(
-                f"environment {self._spec.id!r} gave {name} = {column[t, b]} (row {t} of the unroll, environment {b}); "
+                f"environment {self._spec.id!r} gave {name} = {column[where]} (row {t} of the unroll, environment {b}); "
                 f"its seed was {self._seed}, the action before it {self._action[max(0, t - 1), b].tolist()}"
             )
 

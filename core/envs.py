@@ -6,6 +6,7 @@ Called by actors, by the learner (once, for the spec) and by evaluation.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,9 +44,12 @@ def make(env_id: str, num_envs: int, kwargs: Mapping[str, Any] | None = None) ->
 
 
 def _registered(env_id: str) -> gym.envs.registration.EnvSpec:
+    module, _, name = env_id.rpartition(":")  # gymnasium's "package.module:Name-v0"
     try:
-        return gym.spec(env_id)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "is its package installed and imported?"
         raise ConfigError(f"unknown environment {env_id!r}: {hint} ({error})") from error

@@ -62,7 +62,10 @@ def decode(payload: bytes) -> dict[str, Array]:
         end = start + offset + size * dtype.itemsize
         if end > len(payload):
             raise CodecError(f"column {name!r} ends at byte {end} of a payload of {len(payload)}")
-        columns[name] = np.frombuffer(payload, dtype, size, start + offset).reshape(shape)
+        try:
+            columns[name] = np.frombuffer(payload, dtype, size, start + offset).reshape(shape)
+        except ValueError as error:  # no numbers, and yet an axis that numpy cannot have
+            raise CodecError(f"column {name!r} has shape {list(shape)}: {error}") from error
     return columns
 
 

@@ -181,11 +181,14 @@ class Services:
         return ReplayFetch(self._channel, peer, definition, self._config.seed, network.call_timeout_s)
 
     def _experience_address(self, peer: str) -> str:
-        """Where an actor finds the table: a unix socket is of no use to one that came over TCP."""
+        """Where an actor finds the table: a unix socket is of no use to one that came over TCP.
+
+        ":PORT" is a port of the host at which the actor reached the learner.
+        """
         if self._replay_address is None:
             return ""
         if self._replay_address.startswith("unix:") and not peer.startswith("unix:"):
-            return self._replay_tcp
+            return f":{self._replay_tcp.rpartition(':')[2]}"
         return self._replay_address
 
     def _run_spec(self) -> RunSpec:

@@ -6,6 +6,7 @@ Everything here runs on the loop's thread alone, so there is no lock. The tables
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -15,6 +16,7 @@ from core.errors import ItemRejectedError, TableClosedError
 from core.types import Columns, UnrollHeader
 from replay_server.table import Table
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=Table)
 
 
@@ -47,6 +49,7 @@ class Hosted(Generic[T]):
         former = self._lives.get(slot)
         if former is not None and former[0] != incarnation:
             self.table.end_life(slot, former[0])
+        logger.info("table %r: slot %d inserts (incarnation %x)", self.name, slot, incarnation)
         token = object()
         self._lives[slot] = (incarnation, token)
         self.changed()

@@ -91,7 +91,8 @@ class Launch:
         self._actors[name] = self._children.start(name, arguments, self._run.logs / f"{name}.log")
 
     def _start_replay(self) -> None:
-        arguments = ["replay", "--listen", f"unix:{self._folder / 'replay.sock'}", "--supervised"]
+        host = self._config.network.listen.rpartition(":")[0]  # for actors that come from where the learner is reached
+        arguments = ["replay", "--listen", f"{host}:0", "--socket", str(self._folder / "replay.sock"), "--supervised"]
         self._replay = self._children.start("replay", arguments, self._run.logs / "replay.log")
 
     def _tick(self) -> None:
@@ -121,10 +122,13 @@ class Launch:
         self._learner.send(signal.SIGTERM)
 
     def _actor_ended(self, child: Child) -> None:
-        if self._stopping or child.code == 0:
+        if child.code == 0 or self._kill_at_s < math.inf:
             return
         budget, used = self._config.faults.restarts, self._restarts[child.name]
         report = _report(child)
+        if self._stopping:
+            self._view.note(report)
+            return
         if used < budget and child.code != ConfigError.exit_code:
             self._restarts[child.name] += 1
             self._view.note(f"{report}\nIt is started again (restart {used + 1} of {budget}).")

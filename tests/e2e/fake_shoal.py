@@ -86,12 +86,16 @@ def learner(scenario: str, arguments: Sequence[str]) -> None:
 def tell(server: socket.socket, word: str) -> None:
     seat, _ = server.accept()
     seat.sendall(f"{word}\n".encode())
-    seat.recv(1)
+    pid = int(seat.makefile().readline())
+    while Path(f"/proc/{pid}").exists():  # until the launcher has seen its end
+        time.sleep(0.005)
 
 
 def actor(arguments: Sequence[str]) -> None:
     address = parse(["actor", *arguments]).learner
-    word = connect(address).makefile().readline().strip()
+    seat = connect(address)
+    word = seat.makefile().readline().strip()
+    seat.sendall(f"{os.getpid()}\n".encode())
     if word == "raise":
         raise EnvironmentFailedError("environment 'Broken-v0' raised RuntimeError: boom (seed 7, last action 1)")
     if word == "refuse":
@@ -101,7 +105,7 @@ def actor(arguments: Sequence[str]) -> None:
 
 
 def replay(arguments: Sequence[str]) -> None:
-    server = serve(parse(["replay", *arguments]).listen.removeprefix("unix:"))
+    server = serve(parse(["replay", *arguments]).socket[0])
     server.accept()
     signal.pause()
 
