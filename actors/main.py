@@ -63,19 +63,7 @@ class Actor:
     def __init__(self, client: rpc.Client, address: str, incarnation: int, joined: pb.JoinReply) -> None:
         self._run = run = RunSpec.unpack(joined.run)
         self._slot, self._round = joined.slot, joined.first_round
-        self._algorithm = make(run.algorithm, run.settings)
-        seed = vector.seed_of(run.seed, self._slot)
-        envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs)
-        spec = vector.spec_of(run.env, envs)
-        self._network = self._algorithm.network(spec)
-        self._flat = flatten(self._network)
-        if self._flat.manifest() != run.manifest:
-            raise WeightsCorruptError(
-                f"this actor's network for {run.env!r} differs from the learner's (manifest {self._flat.manifest()} "
-                f"against {run.manifest}): the same Shoal, torch and environment versions are needed on both sides"
-            )
-        self._unroller = Unroller(envs, spec, self._algorithm.plan().collect, seed)
-        self._envs = envs
+        # the streams stand first: should anything below fail, the learner knows at once that this seat is free
         experience = joined.experience_address or address
         if experience.startswith(":"):
             experience = address.rpartition(":")[0] + experience
@@ -100,6 +88,19 @@ class Actor:
             patience_s=run.learner_patience_s,
             on_finished=self._stream.cancel,
         )
+        self._algorithm = make(run.algorithm, run.settings)
+        seed = vector.seed_of(run.seed, self._slot)
+        envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs)
+        spec = vector.spec_of(run.env, envs)
+        self._network = self._algorithm.network(spec)
+        self._flat = flatten(self._network)
+        if self._flat.manifest() != run.manifest:
+            raise WeightsCorruptError(
+                f"this actor's network for {run.env!r} differs from the learner's (manifest {self._flat.manifest()} "
+                f"against {run.manifest}): the same Shoal, torch and environment versions are needed on both sides"
+            )
+        self._unroller = Unroller(envs, spec, self._algorithm.plan().collect, seed)
+        self._envs = envs
         self._version = -1
         self._waited_acks_s = 0.0
 
@@ -136,7 +137,9 @@ class Actor:
         try:
             self._waited_acks_s = self._stream.insert(header, item)
         except TableClosedError:
-            return self._weights.finished is None
+            if self._weights.finished is None:
+                raise
+            return False
         return True
 
     def close(self) -> None:

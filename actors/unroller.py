@@ -102,9 +102,10 @@ class Unroller:
                 continue
             where = tuple(np.argwhere(~np.isfinite(column))[0])
             t, b = where[:2]
+            before = t if name == "reward" else max(0, t - 1)
             raise EnvironmentFailedError(
                 f"environment {self._spec.id!r} gave {name} = {column[where]} (row {t} of the unroll, environment {b}); "
-                f"its seed was {self._seed}, the action before it {self._action[max(0, t - 1), b].tolist()}"
+                f"its seed was {self._seed}, the action before it {self._action[before, b].tolist()}"
             )
 
     def _episodes(self, columns: Columns, ended: Array) -> list[Episode]:

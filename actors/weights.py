@@ -47,6 +47,7 @@ class WeightsReceiver:
         self._finished: str | None = None
         self._error: errors.ShoalError | None = None
         self._closed = False
+        self._stood = False
         self._call: Any = None
         self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
         self._thread.start()
@@ -96,7 +97,7 @@ class WeightsReceiver:
     def _run(self) -> None:
         down_since_s, pause_s = self._clock.now_s(), 0.05
         while True:
-            received = self._next_version
+            self._stood = False
             try:
                 self._read_stream()
                 error: errors.ShoalError = errors.UnavailableError(f"{self._client.peer} ended the weights stream")
@@ -108,7 +109,7 @@ class WeightsReceiver:
             with self._changed:
                 if self._closed or self._finished is not None:
                     return
-                if self._next_version > received:
+                if self._stood:  # it was connected: patience starts anew
                     down_since_s, pause_s = now_s, 0.05
                 retried = isinstance(error, errors.UnavailableError | errors.DeadlineError)
                 if not retried or now_s - down_since_s > self._patience_s:
@@ -131,6 +132,8 @@ class WeightsReceiver:
             self._call = call
             if self._closed:
                 call.cancel()
+        call.initial_metadata()  # there once the learner has taken the call, or the call is over
+        self._stood = bool(call.is_active())
         for reply in call:
             with self._changed:
                 if reply.WhichOneof("message") == "finished":

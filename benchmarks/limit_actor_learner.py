@@ -1,4 +1,4 @@
-"""How fast can the path be at all? PPO on CartPole with nothing but the path: no config, metrics, safety or checkpoints.
+"""How fast can the path be at all? PPO on CartPole with nothing but the path: no config, metrics or checkpoints.
 
 Actor processes step a native vector environment and send columns to the learner over gRPC; the learner computes GAE,
 makes its minibatch updates and answers with the newest weights, at most `--lag` versions behind. A measure to hold
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+Array = np.ndarray[Any, Any]
 METHOD = "/limit/exchange"
 OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 COLUMNS: Mapping[str, type] = {
@@ -39,8 +40,6 @@ COLUMNS: Mapping[str, type] = {
 """[T, B] each; obs, [T + 1, B, 4] float32, goes before them."""
 OBS, ACTIONS = 4, 2
 GAMMA, LAMBDA, CLIP, VALUE, ENTROPY, LEARNING_RATE = 0.99, 0.95, 0.2, 0.5, 0.01, 3e-4
-
-Bytes = Any  # what gRPC calls a (de)serialiser; the messages are bytes already
 
 
 def make_network() -> nn.Sequential:
@@ -59,13 +58,13 @@ def act(index: int, address: str, envs: int, unroll: int) -> None:
     torch.set_num_threads(1)
     channel = grpc.insecure_channel(address, options=OPTIONS)
     grpc.channel_ready_future(channel).result(30)
-    exchange: Bytes = channel.unary_unary(METHOD, same, same)
+    exchange: Any = channel.unary_unary(METHOD, same, same)
     network, me, rows = make_network(), index.to_bytes(4, "little"), np.arange(envs)
     vector = gymnasium.make_vec("CartPole-v1", num_envs=envs, vectorization_mode="vector_entry_point")
     obs, _ = vector.reset(seed=index)
     rng = np.random.default_rng(index)
     seen = np.zeros((unroll + 1, envs, OBS), np.float32)
-    columns = {name: np.zeros((unroll, envs), dtype) for name, dtype in COLUMNS.items()}
+    columns: dict[str, Array] = {name: np.zeros((unroll, envs), dtype) for name, dtype in COLUMNS.items()}
     ended = np.zeros(envs, bool)
     weights: bytes = exchange(me)
     while True:
@@ -93,10 +92,10 @@ def load(network: nn.Module, weights: bytes) -> None:
             at += parameter.numel()
 
 
-def decode(message: bytes, unroll: int, envs: int) -> dict[str, np.ndarray]:
+def decode(message: bytes, unroll: int, envs: int) -> dict[str, Array]:
     """An actor's message as views."""
     at = 4 + (unroll + 1) * envs * OBS * 4
-    views = {"obs": np.frombuffer(message[4:at], np.float32).reshape(unroll + 1, envs, OBS)}
+    views: dict[str, Array] = {"obs": np.frombuffer(message[4:at], np.float32).reshape(unroll + 1, envs, OBS)}
     for name, dtype in COLUMNS.items():
         end = at + unroll * envs * np.dtype(dtype).itemsize
         views[name] = np.frombuffer(message[at:end], dtype).reshape(unroll, envs)
@@ -167,8 +166,8 @@ class Exchange:
             return self._weights
 
 
-def serve(exchange: Exchange, actors: int) -> str:
-    """Start the server; its address."""
+def serve(exchange: Exchange, actors: int) -> tuple[grpc.Server, str]:
+    """Start the server: it, which stops when nothing refers to it, and its address."""
     server = grpc.server(futures.ThreadPoolExecutor(actors + 4), options=OPTIONS)
     handler = grpc.unary_unary_rpc_method_handler(exchange, same, same)
     service, method = METHOD.strip("/").split("/")
@@ -176,12 +175,7 @@ def serve(exchange: Exchange, actors: int) -> str:
     address = f"unix://{tempfile.mkdtemp(prefix='shoal-limit-')}/s"
     server.add_insecure_port(address)
     server.start()
-    keep.append(server)
-    return address
-
-
-keep: list[object] = []
-"""A server that nothing refers to stops."""
+    return server, address
 
 
 def main() -> None:
@@ -196,7 +190,8 @@ def main() -> None:
     network, exchange = make_network(), Exchange(o.actors, o.lag)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     exchange.publish(network)
-    address, spawn = serve(exchange, o.actors), multiprocessing.get_context("spawn")
+    _server, address = serve(exchange, o.actors)
+    spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=act, args=(i, address, o.envs, o.unroll), daemon=True) for i in range(o.actors)]
     for process in processes:
         process.start()

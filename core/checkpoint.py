@@ -50,10 +50,13 @@ def write(folder: Path, meta: Mapping[str, Any], network: Any, state: Mapping[st
         _write_synced(temporary / "tensors.safetensors", data)
         _write_synced(temporary / "meta.json", json.dumps(document, indent=1, allow_nan=False).encode())
         _sync_folder(temporary)
+        replaced = path.with_suffix(".old")  # still a checkpoint, should we die before the new one is in its place
         if path.exists():
-            shutil.rmtree(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+            path.rename(replaced)
         temporary.rename(path)
         _sync_folder(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"cannot write checkpoint {path}: {error}; the ones before it are untouched") from error
@@ -65,16 +68,19 @@ def read(path: Path) -> Checkpoint:
     from safetensors.torch import load
 
     try:
-        meta = json.loads((path / "meta.json").read_text())
+        meta = _meta(path)
         data = (path / "tensors.safetensors").read_bytes()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} has format {meta.get('format')}, this Shoal reads {FORMAT}")
-    if hashlib.sha256(data).hexdigest() != meta["sha256"]:
+    if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
         raise CheckpointError(f"checkpoint {path} is damaged: its sha256 does not match; use an older one")
     tensors = load(data)
-    return Checkpoint(path, meta, tensors, _unpack(meta["state"], tensors))
+    try:
+        return Checkpoint(path, meta, tensors, _unpack(meta["state"], tensors))
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error} is missing; use an older one") from error
 
 
 def all_in(folder: Path) -> list[Path]:
@@ -101,12 +107,23 @@ def prune(folder: Path, keep: int) -> None:
     spared = {*all_in(folder)[-keep:], best(folder)}
     for path in all_in(folder):
         if path not in spared:
+            (path / "meta.json").unlink()  # from here on it is none, however far the rest gets
             shutil.rmtree(path)
 
 
+def _meta(path: Path) -> dict[str, Any]:
+    meta = json.loads((path / "meta.json").read_text())
+    if not isinstance(meta, dict):
+        raise ValueError("meta.json holds no object")
+    return meta
+
+
 def _eval_return(path: Path) -> float:
-    value = json.loads((path / "meta.json").read_text()).get("eval_return")
-    return float("-inf") if value is None else float(value)
+    try:
+        value = _meta(path).get("eval_return")
+        return float("-inf") if value is None else float(value)
+    except (OSError, ValueError, TypeError):
+        return float("-inf")  # damaged: never the best
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from core import envs as vector
+from core.errors import EnvironmentFailedError
 from core.specs import EnvSpec
 from core.types import Episode, Policy
 
@@ -29,6 +30,10 @@ def evaluate(policy: Policy, envs: vector.Env, spec: EnvSpec, episodes: int, see
         length += ~ended
         ended = terminated | truncated
         for b in np.flatnonzero(ended):
+            if left[b] and not np.isfinite(total[b]):
+                raise EnvironmentFailedError(
+                    f"environment {spec.id!r} gave a return of {total[b]} in an evaluation episode; its seed was {seed}"
+                )
             if left[b]:
                 finished.append(Episode(float(total[b]), int(length[b])))
                 left[b] -= 1

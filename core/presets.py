@@ -12,20 +12,22 @@ Presets = Mapping[tuple[str, str], Mapping[str, Any]]
 """(algorithm, environment id) -> settings."""
 
 PRESETS: Presets = {
-    # After RL Baselines3 Zoo's hyperparameters for the same environment.
+    # From RL Baselines3 Zoo's settings for the same environment, then tuned: half the epochs at twice the learning rate
+    # for PPO, and three-step returns for DQN, solve it in fewer env steps and seconds.
     ("ppo", "CartPole-v1"): {
         "env_steps": 100_000,
         "actors": 1,
         "envs_per_actor": 8,
         "ppo": {
             "unroll_length": 32,
-            "epochs": 20,
+            "epochs": 10,
             "minibatch_size": 256,
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "anneal_learning_rate": True,
             "gamma": 0.98,
             "gae_lambda": 0.8,
             "entropy_coefficient": 0.0,
+            "shared_trunk": False,
         },
     },
     ("dqn", "CartPole-v1"): {
@@ -38,6 +40,7 @@ PRESETS: Presets = {
             "updates_per_env_step": 0.5,
             "learning_rate": 2.3e-3,
             "gamma": 0.99,
+            "n_step": 3,
             "target_update_interval": 128,
             "hidden": [256, 256],
             "epsilon_end": 0.04,

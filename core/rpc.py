@@ -23,6 +23,7 @@ from core import errors
 PROTOCOL = 1
 _ERROR_KEY = "shoal-error"
 _PROBLEMS_KEY = "shoal-problems-bin"
+_MOST_CHARACTERS = 1500  # of a message; what carries it is refused above 8 KiB, in which a status has it twice
 _STATUS: dict[type[errors.ShoalError], grpc.StatusCode] = {
     errors.ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -151,8 +152,13 @@ def to_status(error: errors.ShoalError) -> tuple[grpc.StatusCode, str, tuple[tup
     code = next(_STATUS[c] for c in type(error).__mro__ if c in _STATUS)
     metadata: list[tuple[str, str | bytes]] = [(_ERROR_KEY, type(error).__name__)]
     if isinstance(error, errors.ConfigError):
-        metadata.append((_PROBLEMS_KEY, json.dumps(error.problems).encode()))
-    return code, str(error), tuple(metadata)
+        most = _MOST_CHARACTERS // max(1, len(error.problems))
+        metadata.append((_PROBLEMS_KEY, json.dumps([_cut(p, most) for p in error.problems]).encode()))
+    return code, _cut(str(error), _MOST_CHARACTERS), tuple(metadata)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 # ---------------------------------------------------------------------------------------------------- client side
@@ -204,10 +210,19 @@ class Client:
             answer = self._method(name)(request, timeout=timeout_s, wait_for_ready=wait)
         except grpc.RpcError as error:
             raise from_rpc(error, self.peer) from error
+        except ValueError as error:
+            raise self._closed(error) from error
         if not isinstance(answer, reply):
             raise TypeError(f"{name} answers {type(answer).__name__}, not {reply.__name__}")
         return answer
 
     def stream(self, name: str, requests: Message | Iterator[Message]) -> Any:
         """A stream call; iterate it for replies (grpc.RpcError where it breaks), `cancel()` ends it."""
-        return self._method(name)(requests)
+        try:
+            return self._method(name)(requests)
+        except ValueError as error:
+            raise self._closed(error) from error
+
+    def _closed(self, error: ValueError) -> errors.UnavailableError:
+        """The error for a call on a channel that was closed: the one thing that gRPC says with a ValueError."""
+        return errors.UnavailableError(f"{self.peer} cannot be reached any more: {error}")

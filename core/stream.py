@@ -152,7 +152,10 @@ class InsertStream:
                 self._call = call
                 if self._closed:
                     return
-            self._resend(next(call).next_seq, requests)
+            opened = next(call, None)
+            if opened is None:
+                return
+            self._resend(opened.next_seq, requests)
             for reply in call:
                 with self._changed:
                     self._acknowledge(reply.ack)

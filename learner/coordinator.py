@@ -30,6 +30,7 @@ class ActorProcess:
     incarnation: int
     host: str
     pid: int
+    joined_s: float
     state: str = "joining"
 
 
@@ -69,7 +70,7 @@ class Coordinator:
     def join(self, incarnation: int, host: str, pid: int) -> Seat:
         """Give a joining process its slot and first round."""
         seat = self.rounds.join(incarnation, self._clock.now_s())
-        self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid)
+        self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid, self._clock.now_s())
         self.joined += 1
         if self.joined == 1:
             self._start_by_s = self._clock.now_s() + self._start_timeout_s
@@ -98,6 +99,9 @@ class Coordinator:
 
     def tick(self) -> None:
         """Let go of the slots whose grace is over; called a few times a second."""
+        for actor in self.actors.values():
+            if actor.state == "joining" and self._clock.now_s() > actor.joined_s + self._start_timeout_s:
+                self.lost(actor.slot, actor.incarnation)  # it died before its weights stream stood
         for round_, slot in self.rounds.expire(self._clock.now_s()):
             logger.warning("round %d goes on without slot %d", round_, slot)
             if self.hosted is not None and isinstance(self.hosted.table, RoundQueue):
@@ -115,7 +119,7 @@ class Coordinator:
     def publish(self, version: int, encoded: bytes) -> None:
         """Publish a version and, in the same step, freeze the cohort of round version + lag."""
         self.publisher.publish(version, encoded)
-        if version > 0:
+        if version > self.rounds.version:  # the first one is what the rounds begin with, 0 or a checkpoint's
             self.rounds.published()
         self._open_rounds()
         if self.hosted is not None:
@@ -126,6 +130,11 @@ class Coordinator:
         """Async queue: the source has room for one batch more."""
         self._demand += 1
         self._advance()
+
+    def finish(self, reason: str) -> None:
+        """The run is over: tell the actors, those too that wait for its start."""
+        self.publisher.finish(reason)
+        self.started.set()
 
     def close(self) -> None:
         """Wake the source; nothing more will come."""

@@ -50,8 +50,8 @@ class Publisher:
         self._wake()
 
     def finish(self, reason: str) -> None:
-        """Tell every subscriber, present and future, that the run is over."""
-        self._finished = reason
+        """Tell every subscriber, present and future, that the run is over; the first reason stays."""
+        self._finished = self._finished or reason
         self._wake()
 
     def _wake(self) -> None:

@@ -53,6 +53,7 @@ class LearnerService:
             raise ItemRejectedError(f"slot {request.slot} is another process's by now: join anew")
         self._coordinator.lease(request.slot, request.incarnation)
         try:
+            await context.send_initial_metadata(())  # tells the actor that the stream stands
             await self._coordinator.started.wait()
             async for encoded in self._coordinator.publisher.subscribe(request.from_version, request.every):
                 yield encoded

@@ -114,7 +114,7 @@ class Services:
 
     def finish(self, reason: str) -> None:
         """Tell the actors that the run is over."""
-        self._loop.post(self._coordinator.publisher.finish, reason)
+        self._loop.post(self._coordinator.finish, reason)
 
     def actors(self) -> int:
         """Actors in the run now."""
@@ -141,7 +141,7 @@ class Services:
     async def _stop(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
-        self._coordinator.publisher.finish("the learner ended")
+        self._coordinator.finish("the learner ended")
         self._coordinator.close()
         self._experience.close()
         if self._server is not None:

@@ -39,5 +39,5 @@ class ReplayDefinition:
         try:
             plain = msgpack.unpackb(packed)
             return cls(**{**plain, "signature": Signature.from_plain(plain["signature"])})
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CodecError(f"a table definition cannot be read: {error}") from error

@@ -62,15 +62,19 @@ class Hosted(Generic[T]):
             raise ItemRejectedError(f"table {self.name!r} expects seq {expected} of slot {header.slot}, not {seq}")
         if seq == expected:
             who = f"actor {header.slot}"
-            await self.until(lambda: self.table.may_insert(header.env_steps), who, "room to insert")
-            self._check(token, header.slot)
+            await self.until(
+                lambda: self._taken_over(token, header.slot) or self.table.may_insert(header.env_steps),
+                who,
+                "room to insert",
+            )
+            if self._taken_over(token, header.slot):
+                raise ItemRejectedError(f"another stream took over slot {header.slot} of table {self.name!r}")
             if self.table.insert(incarnation, seq, header, columns):
                 self.on_insert(header)
                 self.changed()
 
-    def _check(self, token: object, slot: int) -> None:
-        if self._lives.get(slot, (0, None))[1] is not token:
-            raise ItemRejectedError(f"another stream took over slot {slot} of table {self.name!r}")
+    def _taken_over(self, token: object, slot: int) -> bool:
+        return self._lives.get(slot, (0, None))[1] is not token
 
     async def until(self, allowed: Callable[[], bool], who: str, what: str, timeout_s: float | None = None) -> bool:
         """Wait until `allowed()`; False after `timeout_s`. Raises TableClosedError when the table is closed."""

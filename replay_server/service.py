@@ -60,6 +60,11 @@ class ExperienceService:
         rpc.check_protocol(request.protocol, "the learner")
         definition = ReplayDefinition.unpack(request.table.settings)
         existing = self._definitions.get(definition.name)
+        if existing is None and definition.name in self._tables:
+            raise ConfigError(
+                f"table {definition.name!r} is a queue of the learner that serves here: "
+                "give --replay-address that of a `shoal replay`"
+            )
         if existing is None:
             self.host(definition.name, ReplayTable.from_definition(definition))
             self._definitions[definition.name] = definition
@@ -93,8 +98,10 @@ class ExperienceService:
         """Answer draws in order, each when the rate limiter allows it."""
         opened = (await _first(requests)).open
         rpc.check_protocol(opened.protocol, "the learner")
-        hosted: Hosted[ReplayTable] = self.hosted(opened.table)
+        hosted: Hosted[Table] = self.hosted(opened.table)
         table = hosted.table
+        if not isinstance(table, ReplayTable):
+            raise TableNotFoundError(f"table {opened.table!r} is a queue: only its own learner takes from it")
         async for request in requests:
             draw, started_s = request.draw, self._clock.now_s()
             n = table.check_draw(draw.batches)

@@ -31,8 +31,8 @@ def arrays(draw: st.DrawFn) -> Array:
     shape = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)))
     size = int(np.prod(shape)) * dtype.itemsize
     data = draw(st.binary(min_size=size, max_size=size))
-    array: Array = np.frombuffer(data, "u1" if dtype == bool else dtype).reshape(shape)
-    return array % 2 == 1 if dtype == bool else array
+    array: Array = np.frombuffer(data, "u1" if dtype.kind == "b" else dtype).reshape(shape)
+    return array % 2 == 1 if dtype.kind == "b" else array
 
 
 columns_of_any_kind = st.dictionaries(st.text(max_size=8), arrays(), max_size=5)
@@ -45,7 +45,7 @@ def item(rows: int = 4, envs: int = 3) -> dict[str, Array]:
 
 def payload_of(header: Any, raw: bytes = b"") -> bytes:
     """A payload with a header of the test's own."""
-    packed = msgpack.packb(header)
+    packed: bytes = msgpack.packb(header)
     return struct.pack("<I", len(packed)) + packed + bytes(-(4 + len(packed)) % 64) + raw
 
 
@@ -170,10 +170,10 @@ def test_a_size_is_refused_before_anything_is_allocated(monkeypatch: pytest.Monk
         raise AssertionError("something was allocated")
 
     for name in ("frombuffer", "empty", "zeros", "array"):
-        monkeypatch.setattr(wire.np, name, refuse)
+        monkeypatch.setattr(np, name, refuse)
     with pytest.raises(CodecError):
         wire.decode(payload_of([["x", "<f8", [2**40], 0]], RAW))
-    monkeypatch.setattr(wire.msgpack, "unpackb", refuse)
+    monkeypatch.setattr(msgpack, "unpackb", refuse)
     with pytest.raises(TooLargeError):
         wire.decode(struct.pack("<I", wire.MAX_HEADER_BYTES + 1) + bytes(wire.MAX_HEADER_BYTES + 1))
 

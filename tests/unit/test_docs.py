@@ -1,0 +1,113 @@
+"""The documents say what is so: settings, command lines, links and files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.algorithms import make
+from core.errors import ShoalError
+from docs import make_configuration
+from shoal import cli, settings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|proto|md))`")
+HEADING = re.compile(r"^#+ (.+)$", re.M)
+
+
+def commands(text: str) -> Iterator[str]:
+    """Every `shoal ...` of the blocks `sh`, and of the lines with a prompt in blocks `console`."""
+    for language, block in BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.strip()
+            if language == "console":
+                line = line.removeprefix("$ ") if line.startswith("$ ") else ""
+            if language in ("sh", "console") and line.startswith("shoal "):
+                yield line
+
+
+def problem_of(command: str) -> str | None:
+    """Why a command line cannot be used; None where it can."""
+    words = shlex.split(command.replace("$seed", "1"), comments=True)[1:]
+    try:
+        arguments = cli.parse(words)
+        if arguments.name in ("train", "learner") and arguments.config is None:
+            config = settings.read(None, {name: getattr(arguments, name) for name in settings.FLAGS}, arguments.set)
+            make(config.algorithm, config.settings)
+    except (ShoalError, SystemExit) as error:
+        return f"{command}: {error}"
+    return None
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which a document's headings can be linked to."""
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text)]
+    return {word.strip().replace(" ", "-") for word in words}
+
+
+def broken_links(document: Path, text: str) -> list[str]:
+    """Relative links to files, folders or headings that are not there."""
+    found = []
+    for link in LINK.findall(re.sub(BLOCK, "", text)):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            found.append(link)
+    return found
+
+
+def missing_files(text: str) -> list[str]:
+    """Files named in backticks that do not exist."""
+    return [name for name in FILE.findall(text) if not (ROOT / name).is_file()]
+
+
+def test_configuration_is_what_the_dataclasses_say() -> None:
+    page = make_configuration.PAGE.read_text(encoding="utf-8")
+    assert page == make_configuration.text(), "stale: run python -m docs.make_configuration"
+
+
+def test_configuration_names_every_setting() -> None:
+    page = make_configuration.text()
+    for name in ("`network.listen`", "`checkpoint.every_s`", "`dqn.polyak`", "`ppo.hidden`"):
+        assert page.count(f"| {name} |") == 1
+    assert "| `ppo.gamma` | float | `0.99` | ≥ 0, ≤ 1 |" in page
+    assert "Linearly to 0 at the end of the budget." in page
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_document(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert [problem for command in commands(text) if (problem := problem_of(command))] == []
+    assert broken_links(document, text) == []
+    assert missing_files(text) == []
+
+
+def test_the_documents_have_commands_links_and_files() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    assert len(list(commands(texts["README.md"]))) > 5
+    assert len(list(commands(texts["cli.md"]))) > 5
+    assert len(LINK.findall(texts["README.md"])) > 5
+    assert len(FILE.findall(texts["reading.md"])) > 20
+
+
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    bad = "```sh\nshoal train --actor 2\nshoal train \\\n  --set ppo.gama=1\nshoal eval\nshoal status x\n```\n"
+    assert [problem_of(command) is not None for command in commands(bad)] == [True, True, True, False]
+    assert list(commands("```console\n$ shoal status x\nshoal was here\n```\n```text\nshoal y\n```\n")) == [
+        "shoal status x"
+    ]
+    document = tmp_path / "a.md"
+    document.write_text("# One heading: two\n")
+    text = "[1](a.md) [2](b.md) [3](#one-heading-two) [4](#three) [5](a.md#four) [6](https://x.invalid/y)"
+    document.write_text(f"# One heading: two\n{text}")
+    assert broken_links(document, document.read_text()) == ["b.md", "#three", "a.md#four"]
+    assert missing_files("`core/errors.py` and `core/mistakes.py`") == ["core/mistakes.py"]

@@ -1,0 +1,271 @@
+"""replay_server/hosting.py: nobody sleeps through a wake-up, close ends every wait, a newer stream takes over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.clock import FakeClock, SystemClock
+from core.errors import ItemRejectedError, TableClosedError
+from core.types import Array, UnrollHeader
+from replay_server.hosting import Hosted
+from replay_server.queue import FifoQueue
+from tests.unit.counting import CountingLife, signature
+
+T, B = 3, 2
+DEADLINE_S = 10.0
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test on a loop of its own, with a deadline."""
+
+    async def body() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await test
+
+    asyncio.run(body())
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def hosted(capacity: int = 1) -> Hosted[FifoQueue]:
+    return Hosted("experience", FifoQueue(signature(T, B), capacity), FakeClock(7.0))
+
+
+class Sender:
+    """One stream of one life."""
+
+    def __init__(self, table: Hosted[FifoQueue], slot: int, incarnation: int) -> None:
+        self.table, self.slot, self.incarnation = table, slot, incarnation
+        self.token = table.open_life(slot, incarnation)
+        self.columns: dict[str, Array] = CountingLife(slot, incarnation, B, np.random.default_rng(1)).unroll(T)
+
+    async def send(self, seq: int) -> None:
+        await self.table.insert(self.token, self.incarnation, seq, UnrollHeader(self.slot, 0, 0, T), self.columns)
+
+    def start(self, seq: int) -> asyncio.Task[None]:
+        return asyncio.create_task(self.send(seq))
+
+
+def take(table: Hosted[FifoQueue]) -> list[int]:
+    """The learner takes an unroll: its slot."""
+    batch = table.table.take(1)
+    assert batch is not None
+    table.changed()
+    return [header.slot for header in batch.headers]
+
+
+def test_a_full_table_holds_an_insert_until_there_is_room() -> None:
+    async def test() -> None:
+        table = hosted()
+        sender = Sender(table, 4, 1)
+        await sender.send(1)
+        second = sender.start(2)
+        await settle()
+        assert not second.done()
+        (waiter,) = table.waiters()
+        assert (waiter.who, waiter.what, waiter.since_s) == ("actor 4", "room to insert", 7.0)
+        assert take(table) == [4]
+        await second
+        assert table.waiters() == []
+        assert table.table.next_seq(4, 1) == 3
+
+    run(test())
+
+
+def test_waiting_inserts_go_in_one_by_one_in_the_order_they_came() -> None:
+    async def test() -> None:
+        table = hosted()
+        await Sender(table, 0, 1).send(1)
+        tasks = [Sender(table, slot, 1).start(1) for slot in (3, 1, 2)]
+        await settle()
+        assert [w.who for w in table.waiters()] == ["actor 3", "actor 1", "actor 2"]
+        order = []
+        for left in (2, 1, 0):
+            order += take(table)
+            await settle()
+            assert len(table.waiters()) == left
+        assert order + take(table) == [0, 3, 1, 2]
+        await asyncio.gather(*tasks)
+
+    run(test())
+
+
+def test_no_wake_up_is_lost_in_a_storm(rng: np.random.Generator) -> None:
+    async def test() -> None:
+        table, sent = hosted(2), 30
+        senders = [Sender(table, slot, 1) for slot in range(5)]
+
+        async def send_all(sender: Sender) -> None:
+            for seq in range(1, sent + 1):
+                await sender.send(seq)
+
+        tasks = [asyncio.create_task(send_all(sender)) for sender in senders]
+        taken: list[int] = []
+        while len(taken) < sent * len(senders):
+            await asyncio.sleep(0)
+            if table.table.may_take(1) and rng.random() < 0.7:
+                taken += take(table)
+        await asyncio.gather(*tasks)
+        assert sorted(taken) == sorted(list(range(5)) * sent)
+
+    run(test())
+
+
+def test_close_wakes_everybody_with_the_same_error() -> None:
+    async def test() -> None:
+        table = hosted()
+        await Sender(table, 0, 1).send(1)
+        tasks = [Sender(table, slot, 1).start(1) for slot in (1, 2, 3)]
+        tasks += [asyncio.create_task(_until(table, lambda: False))]
+        await settle()
+        table.close()
+        table.close()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [TableClosedError] * 4
+        assert "'experience' was closed while actor 1 waited for room to insert" in str(errors[0])
+        assert table.waiters() == []
+        with pytest.raises(TableClosedError, match="is closed"):
+            table.open_life(0, 1)
+
+    run(test())
+
+
+async def _until(table: Hosted[FifoQueue], allowed: Callable[[], bool], timeout_s: float | None = None) -> None:
+    await table.until(allowed, "the learner", "items", timeout_s)
+
+
+def test_a_closed_table_takes_nothing_although_there_is_room() -> None:
+    async def test() -> None:
+        table = hosted()
+        sender = Sender(table, 0, 1)
+        table.close()
+        with pytest.raises(TableClosedError):
+            await sender.send(1)
+        with pytest.raises(TableClosedError):
+            await _until(table, lambda: True)
+        assert table.table.stats().inserted == 0
+
+    run(test())
+
+
+def test_a_cancelled_wait_leaves_nothing_behind_and_wakes_the_next() -> None:
+    async def test() -> None:
+        table = hosted()
+        await Sender(table, 0, 1).send(1)
+        first, second = (Sender(table, slot, 1).start(1) for slot in (1, 2))
+        await settle()
+        first.cancel()
+        await settle()
+        assert [w.who for w in table.waiters()] == ["actor 2"]
+        take(table)
+        await second
+        assert first.cancelled()
+
+    run(test())
+
+
+def test_a_wait_that_is_cancelled_as_it_is_woken_does_not_swallow_the_room() -> None:
+    async def test() -> None:
+        table = hosted()
+        await Sender(table, 0, 1).send(1)
+        first, second = (Sender(table, slot, 1).start(1) for slot in (1, 2))
+        await settle()
+        take(table)
+        first.cancel()  # woken already, not yet run
+        await second
+        assert take(table) == [2]
+        assert first.cancelled()
+
+    run(test())
+
+
+def test_a_newer_stream_of_the_same_life_takes_over() -> None:
+    async def test() -> None:
+        table = hosted()
+        older = Sender(table, 0, 1)
+        await older.send(1)
+        waiting = older.start(2)
+        await settle()
+        newer = Sender(table, 0, 1)
+        with pytest.raises(ItemRejectedError, match="another stream took over slot 0"):
+            await waiting  # at once, although there is no room yet
+        assert table.table.next_seq(0, 1) == 2
+        take(table)
+        await newer.send(2)
+        with pytest.raises(ItemRejectedError, match="took over"):
+            await older.start(3)
+
+    run(test())
+
+
+def test_a_new_life_of_a_slot_ends_the_former_one() -> None:
+    async def test() -> None:
+        table = hosted(10)
+        former = Sender(table, 0, 1)
+        await former.send(1)
+        other = Sender(table, 1, 1)
+        await other.send(1)
+        replacement = Sender(table, 0, 2)
+        assert (table.table.next_seq(0, 1), table.table.next_seq(1, 1)) == (1, 2)
+        with pytest.raises(ItemRejectedError):
+            await former.send(1)
+        await replacement.send(1)
+        await other.send(2)
+        assert table.table.stats().inserted == 4
+
+    run(test())
+
+
+def test_duplicates_are_dropped_at_once_and_gaps_refused() -> None:
+    async def test() -> None:
+        table = hosted(2)
+        seen: list[int] = []
+        table.on_insert = lambda header: seen.append(header.slot)
+        sender = Sender(table, 5, 1)
+        await sender.send(1)
+        await sender.send(2)
+        await sender.send(1)  # the table is full, and this waits for no room
+        with pytest.raises(ItemRejectedError, match="expects seq 3 of slot 5, not 4"):
+            await sender.send(4)
+        assert seen == [5, 5]
+        assert table.table.stats().items == 2
+
+    run(test())
+
+
+def test_an_insert_that_is_refused_wakes_nobody_and_tells_nobody() -> None:
+    async def test() -> None:
+        table = hosted(2)
+        told: list[UnrollHeader] = []
+        table.on_insert = told.append
+        sender = Sender(table, 0, 1)
+        sender.columns = CountingLife(0, 1, B, np.random.default_rng(1)).unroll(T - 1)
+        with pytest.raises(ItemRejectedError, match="rows came"):
+            await sender.send(1)
+        assert told == []
+        assert table.table.next_seq(0, 1) == 1
+
+    run(test())
+
+
+def test_a_wait_may_have_a_timeout() -> None:
+    async def test() -> None:
+        table = Hosted("experience", FifoQueue(signature(T, B), 1), SystemClock())
+        assert await table.until(lambda: True, "the learner", "items", 0.0) is True
+        assert await table.until(lambda: False, "the learner", "items", 0.01) is False
+        assert table.waiters() == []
+        room = asyncio.create_task(table.until(lambda: table.table.may_take(1), "the learner", "items", DEADLINE_S))
+        await settle()
+        await Sender(table, 0, 1).send(1)
+        assert await room is True
+
+    run(test())
