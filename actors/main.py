@@ -20,7 +20,7 @@ from actors.weights import WeightsReceiver
 from core import envs as vector
 from core import rpc
 from core.algorithms import make
-from core.errors import EnvironmentFailedError, TableClosedError, WeightsCorruptError
+from core.errors import DeadlineError, EnvironmentFailedError, TableClosedError, UnavailableError, WeightsCorruptError
 from core.rl.optim import flatten
 from core.runspec import RunSpec
 from core.stream import InsertStream
@@ -31,8 +31,11 @@ JOIN_TIMEOUT_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-def run(learner_address: str) -> int:
-    """Act for the learner at `learner_address` until the run is over. Returns the exit code; raises ShoalError."""
+def run(learner_address: str, wanted_slot: int | None = None) -> int:
+    """Act for the learner at `learner_address` until the run is over. Returns the exit code; raises ShoalError.
+
+    `wanted_slot` is asked for, not insisted on: a launcher's actor keeps its slot through restarts.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -40,9 +43,19 @@ def run(learner_address: str) -> int:
     with rpc.open_channel(learner_address) as channel:
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Learner"], f"the learner at {learner_address}")
         request = pb.JoinRequest(
-            protocol=rpc.PROTOCOL, incarnation=incarnation, host=socket.gethostname(), pid=os.getpid()
+            protocol=rpc.PROTOCOL,
+            incarnation=incarnation,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            wanted_slot=wanted_slot,
         )
-        joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
+        try:
+            joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
+        except DeadlineError as error:
+            raise UnavailableError(
+                f"no learner answered at {learner_address} for {JOIN_TIMEOUT_S:g} s: is it running, and is the address "
+                "the one that it prints as `learner listens on`?"
+            ) from error
         rpc.check_protocol(joined.protocol, client.peer)
         print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
         actor = Actor(client, learner_address, incarnation, joined)

@@ -52,11 +52,11 @@ def write(folder: Path, meta: Mapping[str, Any], network: Any, state: Mapping[st
         _sync_folder(temporary)
         replaced = path.with_suffix(".old")  # still a checkpoint, should we die before the new one is in its place
         if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
+            _delete(replaced)
             path.rename(replaced)
         temporary.rename(path)
         _sync_folder(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _delete(replaced)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"cannot write checkpoint {path}: {error}; the ones before it are untouched") from error
@@ -107,8 +107,7 @@ def prune(folder: Path, keep: int) -> None:
     spared = {*all_in(folder)[-keep:], best(folder)}
     for path in all_in(folder):
         if path not in spared:
-            (path / "meta.json").unlink()  # from here on it is none, however far the rest gets
-            shutil.rmtree(path)
+            _delete(path)
 
 
 def _meta(path: Path) -> dict[str, Any]:
@@ -143,6 +142,11 @@ def _unpack(plain: Any, tensors: Mapping[str, Any]) -> Any:
             return tensors[plain[_TENSOR]]
         return {k: _unpack(v, tensors) for k, v in plain.items()}
     return [_unpack(v, tensors) for v in plain] if isinstance(plain, list) else plain
+
+
+def _delete(path: Path) -> None:
+    (path / "meta.json").unlink(missing_ok=True)  # from here on it is no checkpoint, however far the rest gets
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

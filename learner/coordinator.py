@@ -57,6 +57,9 @@ class Coordinator:
         self.actors: dict[int, ActorProcess] = {}
         self.joined = 0
         self.started = asyncio.Event()
+        self.table_ready = asyncio.Event()  # nobody joins before there is a table to insert into
+        if hosted is not None:
+            self.table_ready.set()
         self._start_timeout_s, self._start_by_s = start_timeout_s, math.inf
         self._items_per_batch, self._max_staleness = items_per_batch, max_staleness
         self._opened = rounds.version
@@ -67,9 +70,9 @@ class Coordinator:
 
     # -------------------------------------------------------------------------------------------- actors
 
-    def join(self, incarnation: int, host: str, pid: int) -> Seat:
+    def join(self, incarnation: int, host: str, pid: int, wanted_slot: int | None = None) -> Seat:
         """Give a joining process its slot and first round."""
-        seat = self.rounds.join(incarnation, self._clock.now_s())
+        seat = self.rounds.join(incarnation, self._clock.now_s(), wanted_slot)
         self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid, self._clock.now_s())
         self.joined += 1
         if self.joined == 1:

@@ -34,8 +34,10 @@ from learner.progress import Progress
 from learner.recorder import Recorder
 from learner.services import Services
 from learner.source import Source
+from learner.status import Status
 from learner.trainer import Trainer
 
+INTERRUPTED = "interrupted"
 logger = logging.getLogger(__name__)
 
 
@@ -95,6 +97,7 @@ class Learner:
         self._flat = flatten(self._network)
         self._state = algorithm.state(self._network)
         self._progress = Progress(SystemClock().now_s, config.env_steps)
+        self._resumed = resume
         if resume:
             self._resume()
         self._recorder = Recorder(run_dir, self._progress, Metrics())
@@ -139,22 +142,21 @@ class Learner:
             self._evaluator,
             publish=lambda version, env_steps: services.publish(version, env_steps, self._flat.snapshot()),
             save=self._save,
-            actors=services.actors,
+            status=services.status,
         )
         with _stop_on_signals(trainer):
             reason = trainer.run()
             services.finish(reason)
-            interrupted = reason.startswith("signal")
-            if self._progress.updates and not interrupted:
+            if self._progress.updates and reason != INTERRUPTED:
                 trainer.evaluate()
             if self._progress.updates:
                 self._save()
-            self._recorder.tick(services.actors(), force=True)
+            self._recorder.tick(services.status, force=True)
             self._summarise(reason, trainer)
         print(f"the run is over: {reason}", flush=True)
 
     def _summarise(self, reason: str, trainer: Trainer) -> None:
-        services = self._services
+        status = self._services.status() if self._services else Status()
         self._recorder.summary(
             {
                 "algorithm": self._config.algorithm,
@@ -165,8 +167,8 @@ class Learner:
                 "policy_lag": self._plan.pace.rounds if isinstance(self._plan.pace, Lag) else "async",
                 "device": str(self._device),
                 "ended": reason,
-                "restarts": services.replaced() if services else 0,
-                "deterministic": services.deterministic() if services else False,
+                "restarts": status.replaced,
+                "deterministic": status.deterministic and not self._resumed,
                 "weights_sha256": hashlib.sha256(self._flat.snapshot().tobytes()).hexdigest(),
                 "first_update_unix_s": trainer.first_update_unix_s,
                 "solved_unix_s": trainer.solved_unix_s,
@@ -228,7 +230,7 @@ def _device(config: Config) -> torch.device:
 @contextlib.contextmanager
 def _stop_on_signals(trainer: Trainer) -> Iterator[None]:
     def stop(number: int, _: object) -> None:
-        trainer.stop(f"signal {signal.Signals(number).name}")
+        trainer.stop(INTERRUPTED)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.metrics import Metrics
+from core.types import UnrollHeader
 from learner.bottleneck import Verdict
+from learner.exporter import Exporter
 from learner.progress import Progress
+from learner.status import Status
 
 EVERY_S = 1.0
 
@@ -26,17 +29,17 @@ class Recorder:
         self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
         self._next_s = 0.0
         self._board: Any = None
-        self._seen: dict[str, float] = {}
+        self._exporter = Exporter(metrics)
         self.figures: dict[str, float] = {}
         self.verdict = Verdict("starting", "waiting for the first unrolls")
 
-    def tick(self, actors: int, *, force: bool = False) -> None:
-        """Write a progress line if a second has passed."""
+    def tick(self, status: Callable[[], Status], *, force: bool = False) -> None:
+        """Write a progress line if a second has passed; `status` is asked only then."""
         progress = self._progress
         if progress.started_s is None or (progress.now_s() < self._next_s and not force):
             return
         self._next_s = progress.now_s() + EVERY_S
-        rate, shares = progress.window()
+        now, (rate, shares) = status(), progress.window()
         self.verdict = progress.verdict()
         self.figures = _present(
             env_steps=progress.env_steps,
@@ -47,20 +50,23 @@ class Recorder:
             mean_return=progress.mean_return,
             mean_length=progress.mean_length,
             staleness=progress.staleness,
-            actors=actors,
+            actors=now.actors,
             learner_wait_share=shares.learner_waits,
             actors_act_share=shares.actors_act,
         )
         line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **self.figures}
         self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice, **progress.algorithm})
-        self._export(actors)
+        self._exporter.run(progress, rate, now)
         self._to_board({**self.figures, **progress.algorithm})
 
-    def evaluation(self, mean_return: float, episodes: int) -> None:
+    def received(self, headers: Sequence[UnrollHeader]) -> None:
+        """Unrolls came in."""
+        self._exporter.unrolls(headers, self._progress.version)
+
+    def evaluation(self, mean_return: float, episodes: int, took_s: float) -> None:
         """Write the line of an evaluation."""
-        env_steps = self._progress.env_steps
-        self._write({"kind": "evaluation", "env_steps": env_steps, "eval_return": mean_return, "episodes": episodes})
-        self.metrics.set("eval_return", mean_return)
+        line = {"eval_return": mean_return, "episodes": episodes, "took_s": round(took_s, 4)}
+        self._write({"kind": "evaluation", "env_steps": self._progress.env_steps, **line})
         self._to_board({"eval_return": mean_return})
 
     def summary(self, facts: Mapping[str, Any]) -> None:
@@ -102,27 +108,6 @@ class Recorder:
             self._board = SummaryWriter(str(self._run_dir / "tensorboard"))
         for name, value in values.items():
             self._board.add_scalar(name, value, self._progress.env_steps)
-
-    def _export(self, actors: int) -> None:
-        progress, metrics = self._progress, self.metrics
-        for name, value in _present(
-            env_steps_per_s=self.figures.get("env_steps_per_s"),
-            episode_return=progress.mean_return,
-            episode_length=progress.mean_length,
-            policy_version=progress.version,
-            actors=actors,
-        ).items():
-            metrics.set(name, value)
-        for name, total in (
-            ("env_steps", progress.env_steps),
-            ("episodes", progress.episodes),
-            ("learner_updates", progress.updates),
-            ("learner_wait_data_s", progress.times.wait_data_s),
-        ):
-            metrics.inc(name, max(0.0, total - self._seen.get(name, 0.0)))
-            self._seen[name] = total
-        for name, value in progress.algorithm.items():
-            metrics.set("algorithm", value, name=name)
 
 
 def _present(**values: float | None) -> dict[str, float]:

@@ -35,7 +35,9 @@ class LearnerService:
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
         """A process gets a seat and is told everything."""
         rpc.check_protocol(request.protocol, f"the actor on {request.host} (pid {request.pid})")
-        seat = self._coordinator.join(request.incarnation, request.host, request.pid)
+        await self._coordinator.table_ready.wait()
+        wanted = request.wanted_slot if request.HasField("wanted_slot") else None
+        seat = self._coordinator.join(request.incarnation, request.host, request.pid, wanted)
         return pb.JoinReply(
             protocol=rpc.PROTOCOL,
             learner_incarnation=self._learner_incarnation,

@@ -26,6 +26,7 @@ from learner.publisher import Publisher, encode
 from learner.rounds import Rounds
 from learner.service import LearnerService
 from learner.source import Fetch, QueueFetch, ReplayFetch
+from learner.status import Status
 from protos import experience_pb2, learner_pb2
 from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
@@ -82,6 +83,7 @@ class Services:
         bound = self._loop.call(self._start(addresses), START_TIMEOUT_S)
         if isinstance(self._plan.table, Replay):
             self._fetch = self._connect_replay(replay_address or bound[-1], self._plan.table)
+            self._loop.post(self._coordinator.table_ready.set)
         return bound
 
     async def _start(self, addresses: Sequence[str]) -> list[str]:
@@ -116,17 +118,18 @@ class Services:
         """Tell the actors that the run is over."""
         self._loop.post(self._coordinator.finish, reason)
 
-    def actors(self) -> int:
-        """Actors in the run now."""
-        return len(self._coordinator.actors)
+    def status(self) -> Status:
+        """How actors and tables are, as of now."""
+        return self._loop.call(self._status(), START_TIMEOUT_S)
 
-    def replaced(self) -> int:
-        """How many actors took a dead one's slot."""
-        return self._coordinator.rounds.status().replaced
-
-    def deterministic(self) -> bool:
-        """Whether nothing has happened so far that makes a rerun differ."""
-        return self._coordinator.rounds.deterministic
+    async def _status(self) -> Status:
+        rounds, hosted = self._coordinator.rounds, self._coordinator.hosted
+        return Status(
+            actors=len(self._coordinator.actors),
+            replaced=rounds.status().replaced,
+            deterministic=rounds.deterministic,
+            tables={} if hosted is None else {hosted.name: hosted.table.figures()},
+        )
 
     def close(self) -> None:
         """Stop listening, wake everybody, end the loop."""

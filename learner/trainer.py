@@ -21,6 +21,7 @@ from learner.evaluation import Evaluator
 from learner.progress import Progress
 from learner.recorder import Recorder
 from learner.source import Delivery, Source, timed_next
+from learner.status import Status
 
 LEARNER_STREAM = 1 << 32
 """Second word of the learner's Philox key; slots are smaller, so its draws are no actor's."""
@@ -44,13 +45,14 @@ class Trainer:
         *,
         publish: Callable[[int, int], None],
         save: Callable[[], None],
-        actors: Callable[[], int],
+        status: Callable[[], Status],
     ) -> None:
         self._config, self._algorithm, self._network, self._flat = config, algorithm, network, flat
         self._state, self._source, self._progress = state, source, progress
         self._recorder, self._evaluator = recorder, evaluator
-        self._publish, self._save, self._actors = publish, save, actors
+        self._publish, self._save, self._status = publish, save, status
         self._stop: str | None = None
+        self._evaluated_version: int | None = None
         self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
         self._next_checkpoint_s = progress.now_s() + config.checkpoint.every_s
         self.first_update_unix_s: float | None = None
@@ -74,13 +76,14 @@ class Trainer:
                 self._progress.waited(wait_s)
             else:
                 self._take(delivery, wait_s)
-            self._recorder.tick(self._actors())
+            self._recorder.tick(self._status)
             self._between_rounds()
         return self._stop
 
     def _take(self, delivery: Delivery, wait_s: float) -> None:
         progress = self._progress
         progress.received(delivery.headers, wait_s, delivery.limiter_wait_s)
+        self._recorder.received(delivery.headers)
         if not delivery.is_round:
             return
         if delivery.batch is not None:
@@ -114,10 +117,13 @@ class Trainer:
             self._next_checkpoint_s = progress.now_s() + self._config.checkpoint.every_s
 
     def evaluate(self) -> None:
-        """Evaluate the current params and note the result."""
+        """Evaluate the current params and note the result, unless that is done."""
+        if self._evaluated_version == self._progress.version:
+            return
         mean_return, took_s = self._evaluator.run(self._flat, self._progress.env_steps)
         self._progress.evaluated(mean_return, took_s, self._config.target_return)
-        self._recorder.evaluation(mean_return, self._config.evaluation.episodes)
+        self._recorder.evaluation(mean_return, self._config.evaluation.episodes, took_s)
+        self._evaluated_version = self._progress.version
 
 
 def _check_finite(result: Result, delivery: Delivery, round_: int) -> None:

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol", "incarnation", "host", "pid")
+    __slots__ = ("protocol", "incarnation", "host", "pid", "wanted_slot")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    WANTED_SLOT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     incarnation: int
     host: str
     pid: int
-    def __init__(self, protocol: _Optional[int] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    wanted_slot: int
+    def __init__(self, protocol: _Optional[int] = ..., incarnation: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., wanted_slot: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("protocol", "learner_incarnation", "slot", "first_round", "experience_address", "run")

@@ -84,7 +84,7 @@ def actor(arguments: Arguments) -> int:
     _serve(arguments)
     from actors.main import run
 
-    return run(arguments.learner)
+    return run(arguments.learner, arguments.slot)
 
 
 def replay(arguments: Arguments) -> int:
@@ -179,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
     this = command("actor", actor)
     this.add_argument("--learner", required=True, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
+    this.add_argument("--slot", type=int, metavar="N", help="the place to ask for; default: any that is free")
     _add_supervised(this)
 
     this = command("replay", replay)

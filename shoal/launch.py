@@ -62,7 +62,7 @@ class Launch:
             try:
                 self._learner = self._start_learner()
                 for slot in range(self._config.actors):
-                    self._start_actor(f"actor-{slot}")
+                    self._start_actor(slot)
                 while self._learner in self._children.alive:
                     self._tick()
                 self._say_goodbye()
@@ -86,8 +86,9 @@ class Launch:
             arguments.append("--resume")
         return self._children.start("learner", arguments, self._run.logs / "learner.log")
 
-    def _start_actor(self, name: str) -> None:
-        arguments = ["actor", "--learner", f"unix:{self._folder / 'learner.sock'}", "--supervised"]
+    def _start_actor(self, slot: int) -> None:
+        name = f"actor-{slot}"
+        arguments = ["actor", "--learner", f"unix:{self._folder / 'learner.sock'}", "--slot", str(slot), "--supervised"]
         self._actors[name] = self._children.start(name, arguments, self._run.logs / f"{name}.log")
 
     def _start_replay(self) -> None:
@@ -132,7 +133,7 @@ class Launch:
         if used < budget and child.code != ConfigError.exit_code:
             self._restarts[child.name] += 1
             self._view.note(f"{report}\nIt is started again (restart {used + 1} of {budget}).")
-            self._start_actor(child.name)
+            self._start_actor(int(child.name.removeprefix("actor-")))
             return
         left = [actor for actor in self._actors.values() if actor in self._children.alive]
         if left:

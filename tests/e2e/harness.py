@@ -1,4 +1,4 @@
-"""The learner without its training: real services, real sockets, real actor processes, and a test in the trainer's place."""
+"""The learner without its training: real services, sockets and actors, and a test in the trainer's place."""
 
 from __future__ import annotations
 

@@ -100,5 +100,5 @@ def test_joining_and_dying_actors_act_with_exactly_their_versions(tmp_path: Path
         assert slots[:20] == [(0, 1)] * 20
         assert slots[-1] == (0, 1, 2)
         assert {0, 1} <= set.intersection(*map(set, slots)), "no slot missed a round"
-        assert learner.services.replaced() == 1
-        assert not learner.services.deterministic()
+        assert learner.services.status().replaced == 1
+        assert not learner.services.status().deterministic

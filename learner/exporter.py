@@ -1,0 +1,78 @@
+"""The learner's figures for Prometheus, under the names of core/metrics.py. Called by the recorder, once a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from core.metrics import Metrics
+from core.types import UnrollHeader
+from learner.progress import Progress
+from learner.status import Status
+
+_STATM = Path("/proc/self/statm")
+_TABLE = {"items": "table_items", "capacity": "table_capacity_items", "held_bytes": "table_bytes"}
+_TABLE_TOTALS = {
+    "inserted": "table_inserted_items",
+    "sampled": "table_sampled_items",
+    "duplicates": "table_duplicates",
+    "dropped": "stale_items_dropped",
+}
+
+
+class Exporter:
+    """Sets gauges, and moves counters to the totals that it is told."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._told: dict[tuple[str, str], float] = {}
+
+    def unrolls(self, headers: Sequence[UnrollHeader], version: int) -> None:
+        """Unrolls that were taken when `version` was the newest."""
+        for header in headers:
+            self._metrics.observe("staleness", max(0, version - header.version))
+            if header.slot >= 0:  # else it stands for several
+                self._metrics.inc("actor_env_steps", header.env_steps, slot=header.slot)
+                self._metrics.inc("actor_act_s", header.act_s, slot=header.slot)
+                self._metrics.inc("actor_wait_weights_s", header.wait_weights_s, slot=header.slot)
+                self._metrics.inc("actor_wait_acks_s", header.wait_acks_s, slot=header.slot)
+
+    def run(self, progress: Progress, rate: float | None, status: Status) -> None:
+        """Where the run stands."""
+        gauges = {
+            "env_steps_per_s": rate,
+            "episode_return": progress.mean_return,
+            "episode_length": progress.mean_length,
+            "policy_version": progress.version,
+            "actors": status.actors,
+            "eval_return": progress.eval_return,
+        }
+        for name, value in gauges.items():
+            if value is not None:
+                self._metrics.set(name, value)
+        for name, figure in progress.algorithm.items():
+            self._metrics.set("algorithm", figure, name=name)
+        self._total("env_steps", progress.env_steps)
+        self._total("episodes", progress.episodes)
+        self._total("learner_updates", progress.updates)
+        self._total("learner_wait_data_s", progress.times.wait_data_s)
+        self._total("restarts", status.replaced, process="actor")
+        for table, figures in status.tables.items():
+            self._table(table, figures)
+        if _STATM.exists():
+            self._metrics.set(
+                "rss_bytes", int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"), process="learner"
+            )
+
+    def _table(self, table: str, figures: Mapping[str, float]) -> None:
+        for key, name in _TABLE.items():
+            self._metrics.set(name, figures[key], table=table)
+        for key, name in _TABLE_TOTALS.items():
+            labels = {} if name == "stale_items_dropped" else {"table": table}
+            self._total(name, figures[key], **labels)
+
+    def _total(self, name: str, total: float, **labels: str) -> None:
+        key = (name, str(labels))
+        self._metrics.inc(name, max(0.0, total - self._told.get(key, 0.0)), **labels)
+        self._told[key] = total
