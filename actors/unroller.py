@@ -104,7 +104,7 @@ class Unroller:
             t, b = where[:2]
             before = t if name == "reward" else max(0, t - 1)
             raise EnvironmentFailedError(
-                f"environment {self._spec.id!r} gave {name} = {column[where]} (row {t} of the unroll, environment {b}); "
+                f"{self._spec.id!r} gave {name} = {column[where]} (row {t} of the unroll, environment {b}); "
                 f"its seed was {self._seed}, the action before it {self._action[before, b].tolist()}"
             )
 

@@ -48,25 +48,39 @@ class DQNConfig(Settings):
     replay_capacity: int = bounded(100_000, low=1)
     """Items (valid rows) that the table holds."""
     batch_size: int = bounded(64, low=1)
+    """Items of one update."""
     min_size: int = bounded(1000, low=1)
     """Items before the first update."""
     updates_per_env_step: float = bounded(0.5, above=0)
+    """The rate limiter keeps this ratio."""
     batches_per_round: int = bounded(16, low=1)
+    """Updates between two published versions."""
     learning_rate: float = bounded(1e-3, above=0)
+    """Adam's step size."""
     gamma: float = bounded(0.99, low=0, high=1)
+    """Discount factor."""
     target_update_interval: int = bounded(100, low=1)
     """Updates between copies of the online network into the target network; unused with `polyak`."""
     polyak: float | None = bounded(None, above=0, high=1)
     """Move the target network this share of the way after every update."""
     double: bool = False
+    """The online network chooses the bootstrap's action (van Hasselt 2016)."""
     dueling: bool = False
+    """Separate streams for value and advantages (Wang 2016)."""
     n_step: int = bounded(1, low=1)
+    """Rewards summed before the bootstrap; fewer where the episode ends."""
     huber: bool = True
+    """Huber loss, or the squared error."""
     max_grad_norm: float | None = bounded(10.0, above=0)
+    """The gradient's norm is clipped to it; null: never."""
     hidden: tuple[int, ...] = bounded((256, 256), low=1)
+    """Widths of the hidden layers."""
     activation: Activation = "relu"
+    """Between the layers."""
     epsilon_start: float = bounded(1.0, low=0, high=1)
+    """Share of random actions at the start."""
     epsilon_end: float = bounded(0.05, low=0, high=1)
+    """Share of random actions after the annealing."""
     epsilon_anneal_env_steps: int = bounded(10_000, low=1)
     """From `epsilon_start` to `epsilon_end` over these many env_steps of the run."""
 

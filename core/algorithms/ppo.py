@@ -39,28 +39,39 @@ class PPOConfig(Settings):
     unroll_length: int = bounded(64, low=1)
     """Rows of one unroll."""
     epochs: int = bounded(4, low=1)
+    """Passes over a batch."""
     minibatch_size: int = bounded(2048, low=1)
     """Rows of one minibatch, rows that are no steps included; the last one of an epoch may be smaller."""
     learning_rate: float = bounded(3e-4, above=0)
+    """Adam's step size."""
     anneal_learning_rate: bool = False
     """Linearly to 0 at the end of the budget."""
     gamma: float = bounded(0.99, low=0, high=1)
+    """Discount factor."""
     gae_lambda: float = bounded(0.95, low=0, high=1)
+    """0: one-step advantages, little variance; 1: whole unrolls, no bias (Schulman 2016)."""
     clip: float = bounded(0.2, above=0)
+    """How far the ratio may gain from leaving 1."""
     clip_value: float | None = bounded(None, above=0)
     """Keep the value within this distance of the one that made the advantages."""
     value_coefficient: float = bounded(0.5, low=0)
+    """Weight of the value loss."""
     entropy_coefficient: float = bounded(0.01, low=0)
+    """Weight of the entropy bonus."""
     max_grad_norm: float | None = bounded(0.5, above=0)
+    """The gradient's norm is clipped to it; null: never."""
     normalise_advantages: bool = True
     """To mean 0 and deviation 1 over each minibatch."""
     target_kl: float | None = bounded(None, above=0)
     """No further epoch once the mean estimate of KL(behaviour, target) in the last one is above this."""
     hidden: tuple[int, ...] = bounded((64, 64), low=1)
+    """Widths of the hidden layers."""
     shared_trunk: bool = True
     """One network for policy and value, or one each."""
     activation: Activation = "tanh"
+    """Between the layers."""
     adam_eps: float = bounded(1e-5, above=0)
+    """Adam's epsilon."""
 
 
 class Minibatch(NamedTuple):

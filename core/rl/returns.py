@@ -1,4 +1,4 @@
-"""Returns and advantages over masked columns (architecture.md, "Masks"). Pure functions, no gradients.
+"""Returns and advantages over masked columns (docs/concepts.md, "Masks"). Pure functions, no gradients.
 
 `discounts` is 0 where the episode terminated and 1 elsewhere; `valid` is 1 for a step and 0 for the row on which an
 environment resets or idles. A row's correction is multiplied by its own `valid`, so a reset row cuts every trace by

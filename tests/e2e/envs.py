@@ -86,7 +86,7 @@ class JitterEnv(CartPoleEnv):
     def step(self, action: Any) -> Any:
         """Late by up to half a millisecond, now and then by much more."""
         threading.Event().wait(random.SystemRandom().choice((0.0, 0.0, 0.0005, 0.003)))
-        return super().step(action)
+        return super().step(action)  # type: ignore[no-untyped-call]
 
 
 class BrokenEnv(CartPoleEnv):
@@ -99,7 +99,7 @@ class BrokenEnv(CartPoleEnv):
     def step(self, action: Any) -> Any:
         """Fine, until it is not."""
         self._steps += 1
-        obs, reward, terminated, truncated, info = super().step(action)
+        obs, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         if self._steps == 40 and self._how == "raise":
             raise RuntimeError("the simulator lost its licence")
         if self._steps == 40 and self._how == "obs":
@@ -109,5 +109,6 @@ class BrokenEnv(CartPoleEnv):
         return obs, reward, terminated, truncated, info
 
 
-for name, env in (("Counting-v0", CountingEnv), ("Jitter-v0", JitterEnv), ("Broken-v0", BrokenEnv)):
+ENVS: dict[str, Any] = {"Counting-v0": CountingEnv, "Jitter-v0": JitterEnv, "Broken-v0": BrokenEnv}
+for name, env in ENVS.items():
     gym.register(name, env, max_episode_steps=None if env is CountingEnv else 500, disable_env_checker=True)
