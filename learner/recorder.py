@@ -19,6 +19,9 @@ from learner.progress import Progress
 from learner.status import Status
 
 EVERY_S = 1.0
+"""Seconds between two lines of progress ..."""
+SHORT_RUN_S = 0.1
+"""... or this, while each has at least a hundredth of the budget to tell: a run of seconds has a curve, too."""
 
 
 class Recorder:
@@ -27,18 +30,18 @@ class Recorder:
     def __init__(self, run_dir: Path, progress: Progress, metrics: Metrics) -> None:
         self._run_dir, self._progress, self.metrics = run_dir, progress, metrics
         self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._next_s = 0.0
+        self._last_s, self._last_env_steps = -EVERY_S, 0
         self._board: Any = None
         self._exporter = Exporter(metrics)
         self.figures: dict[str, float] = {}
         self.verdict = Verdict("starting", "waiting for the first unrolls")
 
     def tick(self, status: Callable[[], Status], *, force: bool = False) -> None:
-        """Write a progress line if a second has passed; `status` is asked only then."""
+        """Write a line of progress if one is due; `status` is asked only then."""
         progress = self._progress
-        if progress.started_s is None or (progress.now_s() < self._next_s and not force):
+        if not (force or self._is_due()):
             return
-        self._next_s = progress.now_s() + EVERY_S
+        self._last_s, self._last_env_steps = progress.now_s(), progress.env_steps
         now, (rate, shares) = status(), progress.window()
         self.verdict = progress.verdict()
         self.figures = _present(
@@ -58,6 +61,14 @@ class Recorder:
         self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice, **progress.algorithm})
         self._exporter.run(progress, rate, now)
         self._to_board({**self.figures, **progress.algorithm})
+
+    def _is_due(self) -> bool:
+        progress = self._progress
+        if progress.started_s is None:
+            return False
+        passed_s = progress.now_s() - self._last_s
+        much = progress.env_steps - self._last_env_steps >= progress.budget_env_steps / 100
+        return passed_s >= EVERY_S or (much and passed_s >= SHORT_RUN_S)
 
     def received(self, headers: Sequence[UnrollHeader]) -> None:
         """Unrolls came in."""

@@ -106,14 +106,14 @@ def draw_comparison(paths: Sequence[Path], out: Path) -> Path:
 def _learning_curve(curve: Curve) -> Figure:
     figure, (above, below) = _figure(rows=2)
     if len(curve.returns):
-        above.plot(*curve.returns.T, color=BLUE, label="training, mean of the last episodes")
+        above.plot(*curve.returns.T, color=BLUE, label="training")
     if len(curve.evaluations):
-        above.plot(*curve.evaluations.T, color=ORANGE, marker="o", markersize=4, label="evaluation, greedy policy")
+        above.plot(*curve.evaluations.T, color=ORANGE, marker="o", markersize=4, label="greedy evaluation")
     _draw_target(above, curve.target_return)
     above.set_title(f"{curve.algorithm} on {curve.env}, seed {curve.seed}")
     above.set_ylabel("return of an episode")
     if above.lines:
-        above.legend(loc="lower right")
+        above.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     below.fill_between(*curve.speeds.T, color=GREEN, alpha=0.15, linewidth=0)
     below.plot(*curve.speeds.T, color=GREEN)
     below.set_ylabel("env steps/s")
@@ -138,7 +138,7 @@ def _comparison(curves: Sequence[Curve]) -> Figure:
     axes.set_title(f"{' and '.join(envs)}: median, worst to best shaded")
     axes.set_ylabel("return of an episode")
     axes.set_xlabel("env steps")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return figure
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,14 @@ if TYPE_CHECKING:
     from shoal.training import RunResult
 
 
+def _command() -> str:
+    """How the shoal command is typed here: in a shell without the virtual environment it needs its path."""
+    own = Path(sys.argv[0])
+    if shutil.which("shoal") or own.name != "shoal":
+        return "shoal"
+    return shlex.quote(os.path.relpath(own))
+
+
 def show(result: RunResult, target_return: float | None, console: Console | None = None) -> None:
     """Print the end of a run."""
     from rich.console import Console
@@ -30,7 +41,7 @@ def show(result: RunResult, target_return: float | None, console: Console | None
     if (best := _best_checkpoint(run)) is not None:
         rows.append(("checkpoint", str(best)))
     rows += [("summary", str(run.summary)), ("logs", f"{run.logs}/")]
-    rows.append(("watch it play", f"shoal eval {shlex.quote(str(run.path))} --video"))
+    rows.append(("watch it play", f"{_command()} eval {shlex.quote(str(run.path))} --video"))
     console = console or Console()
     console.print()
     console.print(headline(result, target_return), soft_wrap=True)
