@@ -7,9 +7,10 @@ Every error of core/errors.py crosses the border as a status, its message and it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -129,11 +130,12 @@ def _guard_unary(function: Callable[..., Awaitable[Any]]) -> Callable[..., Await
     return guarded
 
 
-def _guard_stream(function: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+def _guard_stream(function: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async for reply in function(request, context):
-                yield reply
+            async with contextlib.aclosing(function(request, context)) as replies:  # its `finally` runs at once
+                async for reply in replies:
+                    yield reply
         except errors.ShoalError as error:
             await abort(context, error)
 

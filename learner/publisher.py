@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from core.types import Array
 from protos import learner_pb2 as pb
@@ -58,7 +58,7 @@ class Publisher:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def subscribe(self, from_version: int, every: bool) -> AsyncIterator[bytes]:
+    async def subscribe(self, from_version: int, every: bool) -> AsyncGenerator[bytes, None]:
         """Versions from `from_version` on, each (in order) or the newest; ends after telling that the run is over."""
         self.subscribers += 1
         try:

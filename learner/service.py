@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -57,8 +58,10 @@ class LearnerService:
         try:
             await context.send_initial_metadata(())  # tells the actor that the stream stands
             await self._coordinator.started.wait()
-            async for encoded in self._coordinator.publisher.subscribe(request.from_version, request.every):
-                yield encoded
+            versions = self._coordinator.publisher.subscribe(request.from_version, request.every)
+            async with contextlib.aclosing(versions):
+                async for encoded in versions:
+                    yield encoded
         finally:
             self._coordinator.lost(request.slot, request.incarnation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -139,14 +140,14 @@ def sampler(table: rpc.Client) -> Iterator[Sampler]:
     sampler.close()
 
 
-def insert_error(client: rpc.Client, *requests: pb.InsertRequest) -> errors.ShoalError:
+def insert_error(client: rpc.Client, *requests: pb.InsertRequest) -> errors.ShoalError | None:
     """What an Insert call of these requests ends with."""
     try:
         for _ in client.stream("Insert", iter(requests)):
             pass
     except grpc.RpcError as error:
         return rpc.from_rpc(error, client.peer)
-    raise AssertionError("the call ended without an error")
+    return None
 
 
 def open_request(**changes: Any) -> pb.InsertRequest:
@@ -246,9 +247,10 @@ def test_the_rate_limiter_stops_the_acks_and_says_who_waits(
     assert stream.unacknowledged == 1
     before = told.figures["inserted"]
     draw = 0
-    while stream.unacknowledged and draw < 100:
+    while hosted.table.inserted == before and not hosted.table.limiter.may_insert(T * B):
         sampler.draw(draw)
         draw += 1
+    assert draw > 0
     stream.flush(DEADLINE_S)
     assert figure(client, "inserted") == before + T * B
     stream.close()
@@ -286,8 +288,7 @@ def test_a_bad_call_fails_and_the_server_serves_the_next(
 ) -> None:
     error = insert_error(table, *requests)
     assert isinstance(error, kind)
-    with pytest.raises(kind, match=words):
-        raise error
+    assert re.search(words, str(error))
     assert figure(table, "inserted") == 0
     good = table.stream("Insert", iter([open_request(incarnation=2), chunk(unroll())]))
     assert [next(good).next_seq, next(good).ack] == [1, 1]
@@ -301,11 +302,8 @@ def test_random_chunks_never_hurt_the_server(table: rpc.Client, rng: np.random.G
         for at in rng.integers(0, 128, rng.integers(1, 5)):
             payload[at] = rng.integers(0, 256)
         incarnation = int(rng.integers(1 << 60))
-        try:
-            for reply in table.stream("Insert", iter([open_request(incarnation=incarnation), chunk(bytes(payload))])):
-                assert reply.next_seq in (0, 1)
-        except grpc.RpcError as error:
-            assert isinstance(rpc.from_rpc(error, ""), errors.WireError | errors.ReplayError), str(error)
+        error = insert_error(table, open_request(incarnation=incarnation), chunk(bytes(payload)))
+        assert error is None or isinstance(error, errors.WireError | errors.ReplayError), str(error)
     assert len(info(table).tables) == 1
 
 
@@ -320,7 +318,7 @@ def test_an_item_is_known_after_its_ack_and_not_applied_again(table: rpc.Client)
 
 def test_a_table_is_made_once_and_keeps_its_definition(client: rpc.Client) -> None:
     assert [ensure(client), ensure(client)] == [True, False]
-    with pytest.raises(errors.ConfigError, match="exists with another definition.*batch_size=8.*batch_size=9"):
+    with pytest.raises(errors.ConfigError, match=r"exists with another definition.*batch_size=8.*batch_size=9"):
         ensure(client, replace(DEFINITION, batch_size=9))
     assert ensure(client, replace(DEFINITION, name="other"))
     assert [table.name for table in info(client).tables] == ["experience", "other"]
@@ -380,8 +378,7 @@ def test_closing_ends_every_waiting_call(
     wait_until(lambda: any(t.waiters for t in info(table).tables), "the draw waits")
     serving.on_loop(service.close)
     with pytest.raises(errors.TableClosedError, match="was closed while the learner waited for items to sample"):
-        while True:
-            sampler.reply()
+        list(iter(sampler.reply, None))
     assert isinstance(insert_error(table, open_request()), errors.TableClosedError)
 
 

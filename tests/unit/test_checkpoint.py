@@ -34,7 +34,7 @@ def write(folder: Path, env_steps: int, eval_return: float | None = None, value:
 
 
 def names(folder: Path) -> list[str]:
-    return [int(path.stem) and path.name.lstrip("0") for path in checkpoint.all_in(folder)]
+    return [path.name.lstrip("0") for path in checkpoint.all_in(folder)]
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:

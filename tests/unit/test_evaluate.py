@@ -82,7 +82,7 @@ def test_a_return_that_is_not_finite_names_the_environment_and_its_seed() -> Non
             obs, reward, terminated, truncated, info = super().step(actions)
             return obs, reward * np.nan, terminated, truncated, info
 
-    with pytest.raises(EnvironmentFailedError, match="'Known-v0' gave a return of nan .* its seed was 17"):
+    with pytest.raises(EnvironmentFailedError, match=r"'Known-v0' gave a return of nan .* its seed was 17"):
         play(Broken(2), 1)
 
 

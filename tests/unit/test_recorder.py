@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def test_nothing_is_written_before_the_first_unrolls(run: Run) -> None:
-    run.recorder.tick(status(3), force=True)
+    run.recorder.tick(status(3))
     assert run.lines() == []
     assert run.recorder.verdict.part == "starting"
 
@@ -98,6 +98,14 @@ def test_lines_come_once_a_second_unless_one_is_asked_for(run: Run) -> None:
     assert len(run.lines()) == 4
     run.recorder.tick(status(1), force=True)
     assert len(run.lines()) == 5
+
+
+def test_a_run_of_seconds_has_more_lines_while_each_has_much_to_tell(run: Run) -> None:
+    for env_steps in [100] * 6 + [1] * 6:  # of a budget of 1000
+        run.receive(env_steps)
+        run.recorder.tick(status(1))
+        run.clock.advance(0.0625)
+    assert [line["env_steps"] for line in run.lines()] == [100, 300, 500, 601]
 
 
 def test_an_episodes_mean_return_is_in_the_line_and_in_the_metrics(run: Run) -> None:
