@@ -29,8 +29,8 @@ def services(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append((config.env_steps, config.network.listen, list(sockets), replay_address, resume))
         return 0
 
-    def actor(learner_address: str) -> int:
-        calls.append((learner_address,))
+    def actor(learner_address: str, wanted_slot: int | None) -> int:
+        calls.append((learner_address, wanted_slot))
         return 0
 
     def replay(listen: str, *, sockets: Sequence[str]) -> int:
@@ -84,12 +84,12 @@ def test_services_are_called_with_their_flags(services: list[tuple[Any, ...]], t
     learner = ["learner", "--env-steps", "7", "--listen", "0.0.0.0:7000", "--run-dir", str(run), "--socket", "/s"]
     assert main([*learner, "--replay-address", "unix:/r"]) == 0
     assert main([*learner, "--resume"]) == 0
-    assert main(["actor", "--learner", "host:1"]) == 0
+    assert main(["actor", "--learner", "host:1", "--slot", "3"]) == 0
     assert main(["replay", "--listen", "host:2", "--socket", "/a", "--socket", "/b"]) == 0
     assert services == [
         (7, "0.0.0.0:7000", ["/s"], "unix:/r", False),
         (7, "0.0.0.0:7000", ["/s"], None, True),
-        ("host:1",),
+        ("host:1", 3),
         ("host:2", ["/a", "/b"]),
     ]
     assert (run / "config.yaml").is_file()

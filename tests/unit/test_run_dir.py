@@ -39,7 +39,9 @@ def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
 def test_a_directory_without_a_run_may_be_used(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     prepare(tmp_path)
-    prepare(tmp_path)
+    run = prepare(tmp_path)
+    assert not run.holds_a_run()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_run_is_not_touched_unasked(tmp_path: Path) -> None:
