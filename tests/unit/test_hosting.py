@@ -263,9 +263,10 @@ def test_a_wait_may_have_a_timeout() -> None:
         assert await table.until(lambda: True, "the learner", "items", 0.0) is True
         assert await table.until(lambda: False, "the learner", "items", 0.01) is False
         assert table.waiters() == []
+        sender = Sender(table, 0, 1)
         room = asyncio.create_task(table.until(lambda: table.table.may_take(1), "the learner", "items"))
         await settle()
-        await Sender(table, 0, 1).send(1)
+        await sender.send(1)
         assert await room is True
 
     run(test())
