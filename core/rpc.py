@@ -183,6 +183,8 @@ def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
         return errors.PeerIncompatibleError(f"{peer} does not know the call: is it a Shoal service of this version?")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.TooLargeError(f"{peer} refused a message for its size: {details}")
+    if code is grpc.StatusCode.UNKNOWN:
+        return errors.TransportError(f"{peer} failed inside ({details}); its log has the traceback")
     return errors.UnavailableError(f"{peer} cannot be reached ({code.name}: {details})")
 
 

@@ -39,7 +39,7 @@ class Recorder:
     def tick(self, status: Callable[[], Status], *, force: bool = False) -> None:
         """Write a line of progress if one is due; `status` is asked only then."""
         progress = self._progress
-        if not (force or self._is_due()):
+        if progress.started_s is None or not (force or self._is_due()):
             return
         self._last_s, self._last_env_steps = progress.now_s(), progress.env_steps
         now, (rate, shares) = status(), progress.window()
@@ -64,8 +64,6 @@ class Recorder:
 
     def _is_due(self) -> bool:
         progress = self._progress
-        if progress.started_s is None:
-            return False
         passed_s = progress.now_s() - self._last_s
         much = progress.env_steps - self._last_env_steps >= progress.budget_env_steps / 100
         return passed_s >= EVERY_S or (much and passed_s >= SHORT_RUN_S)
