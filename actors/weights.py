@@ -5,16 +5,14 @@ The stream is also this actor's lease: while it stands, the learner counts the s
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-
 from core import errors, rpc
 from core.clock import Clock, SystemClock
+from core.reconnect import Reconnect, ending_of
 from protos import learner_pb2 as pb
 
 
@@ -95,29 +93,21 @@ class WeightsReceiver:
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        down_since_s, pause_s = self._clock.now_s(), 0.05
+        reconnect = Reconnect(self._patience_s, self._clock, (errors.UnavailableError, errors.DeadlineError))
         while True:
             self._stood = False
-            try:
-                self._read_stream()
-                error: errors.ShoalError = errors.UnavailableError(f"{self._client.peer} ended the weights stream")
-            except grpc.RpcError as broken:
-                error = rpc.from_rpc(broken, self._client.peer)
-            except errors.ShoalError as raised:
-                error = raised
-            now_s = self._clock.now_s()
+            error = ending_of(self._read_stream, self._client, "weights")
             with self._changed:
                 if self._closed or self._finished is not None:
                     return
-                if self._stood:  # it was connected: patience starts anew
-                    down_since_s, pause_s = now_s, 0.05
-                retried = isinstance(error, errors.UnavailableError | errors.DeadlineError)
-                if not retried or now_s - down_since_s > self._patience_s:
+                if self._stood:
+                    reconnect.stood()
+                pause_s = reconnect.pause_s(error)
+                if pause_s is None:
                     self._error = error
                     self._changed.notify_all()
                     return
-                self._changed.wait_for(lambda: self._closed, pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2.0, 2 * pause_s)
+                self._changed.wait_for(lambda: self._closed, pause_s)
 
     def _read_stream(self) -> None:
         request = pb.WeightsRequest(

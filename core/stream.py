@@ -7,7 +7,6 @@ requests from a queue. An `insert` waits only while `window` items are unacknowl
 from __future__ import annotations
 
 import queue
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import grpc
 
 from core import errors, rpc, wire
 from core.clock import Clock, SystemClock
+from core.reconnect import Reconnect, ending_of
 from core.types import Columns, UnrollHeader
 from protos import experience_pb2 as pb
 
@@ -120,28 +120,19 @@ class InsertStream:
             )
 
     def _run(self) -> None:
-        down_since_s: float | None = None
-        pause_s = 0.05
+        reconnect = Reconnect(self._patience_s, self._clock, _RETRIED)
         while not self._closed:
-            try:
-                self._serve_connection()
-                error: errors.ShoalError = errors.UnavailableError(f"{self._client.peer} ended the insert stream")
-            except grpc.RpcError as broken:
-                error = rpc.from_rpc(broken, self._client.peer)
-            except errors.ShoalError as raised:
-                error = raised
-            now_s = self._clock.now_s()
+            error = ending_of(self._serve_connection, self._client, "insert")
             with self._changed:
-                if self._requests is not None:  # it was connected: patience starts anew
-                    self._requests.put(None)
-                    self._requests, down_since_s, pause_s = None, now_s, 0.05
-                down_since_s = now_s if down_since_s is None else down_since_s
-                if not isinstance(error, _RETRIED) or now_s - down_since_s > self._patience_s:
+                if self._requests is not None:
+                    self._requests = None
+                    reconnect.stood()
+                pause_s = reconnect.pause_s(error)
+                if pause_s is None:
                     self._error = error
                     self._changed.notify_all()
                     return
-                self._changed.wait_for(lambda: self._closed, pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(2.0, 2 * pause_s)
+                self._changed.wait_for(lambda: self._closed, pause_s)
 
     def _serve_connection(self) -> None:
         requests: queue.SimpleQueue[pb.InsertRequest | None] = queue.SimpleQueue()

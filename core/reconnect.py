@@ -1,0 +1,43 @@
+"""Streams that outlive their connection: what ended it, whether to try again, and when. For the stream's own thread."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import grpc
+
+from core import errors, rpc
+from core.clock import Clock
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+
+def ending_of(serve: Callable[[], None], client: rpc.Client, what: str) -> errors.ShoalError:
+    """Serve one connection until it ends, and say what ended it."""
+    try:
+        serve()
+    except grpc.RpcError as broken:
+        return rpc.from_rpc(broken, client.peer)
+    except errors.ShoalError as raised:
+        return raised
+    return errors.UnavailableError(f"{client.peer} ended the {what} stream")
+
+
+class Reconnect:
+    """Tries again for `patience_s` after a connection broke, at growing intervals with jitter; only after `retried`."""
+
+    def __init__(self, patience_s: float, clock: Clock, retried: tuple[type[errors.ShoalError], ...]) -> None:
+        self._patience_s, self._clock, self._retried = patience_s, clock, retried
+        self.stood()
+
+    def stood(self) -> None:
+        """The connection stood until now: patience starts anew."""
+        self._since_s, self._pause_s = self._clock.now_s(), FIRST_PAUSE_S
+
+    def pause_s(self, error: errors.ShoalError) -> float | None:
+        """Seconds until the next attempt; None: give up, with `error`."""
+        if not isinstance(error, self._retried) or self._clock.now_s() - self._since_s > self._patience_s:
+            return None
+        pause_s, self._pause_s = self._pause_s, min(LONGEST_PAUSE_S, 2 * self._pause_s)
+        return pause_s * random.uniform(0.5, 1.0)
