@@ -40,7 +40,7 @@ def run(learner_address: str, wanted_slot: int | None = None) -> int:
 
     torch.set_num_threads(1)
     incarnation = secrets.randbits(63)
-    with rpc.open_channel(learner_address) as channel:
+    with rpc.open_channel(learner_address, max_message_bytes=-1) as channel:  # weights are as large as they are
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Learner"], f"the learner at {learner_address}")
         request = pb.JoinRequest(
             protocol=rpc.PROTOCOL,
@@ -102,7 +102,7 @@ class Actor:
             on_finished=self._stream.cancel,
         )
         self._algorithm = make(run.algorithm, run.settings)
-        seed = vector.seed_of(run.seed, self._slot)
+        seed = vector.seed_of(run.seed, self._slot, first_round=self._round)
         envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs)
         spec = vector.spec_of(run.env, envs)
         self._network = self._algorithm.network(spec)

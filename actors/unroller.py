@@ -78,7 +78,7 @@ class Unroller:
         except Exception as error:
             raise EnvironmentFailedError(
                 f"environment {self._spec.id!r} raised {type(error).__name__}: {error} in step(); its seed was "
-                f"{self._seed}, the last action {self._action[t].tolist()}"
+                f"{self._seed}, the last action {_brief(self._action[t])}"
             ) from error
         self._obs[t + 1], self._reward[t], self._terminated[t] = next_obs, reward, terminated
         np.logical_or(terminated, truncated, out=self._ended[t])
@@ -130,3 +130,8 @@ class Unroller:
                 f"environment {self._spec.id!r} raised {type(error).__name__}: {error} in reset(); its seed was {seed}"
             ) from error
         return np.array(obs, self._spec.observation.dtype)
+
+
+def _brief(action: Array) -> str:
+    """An action of B environments, shortened where it is long."""
+    return np.array2string(action, threshold=16, edgeitems=3, precision=4, separator=", ").replace("\n", "")

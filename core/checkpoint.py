@@ -103,9 +103,9 @@ def best(folder: Path) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest and the best."""
+    """Delete all but the `keep` newest and the best, and what a killed process left half-written."""
     spared = {*all_in(folder)[-keep:], best(folder)}
-    for path in all_in(folder):
+    for path in (*all_in(folder), *folder.glob(".tmp-*")):
         if path not in spared:
             _delete(path)
 

@@ -78,9 +78,9 @@ def _action(env_id: str, space: spaces.Space[Any]) -> ActionSpec:
     raise ConfigError(f"environment {env_id!r} acts in {space}; Shoal takes Discrete and Box actions")
 
 
-def seed_of(run_seed: int, slot: int, purpose: int = TRAINING) -> int:
-    """The seed of one vector environment; training's and evaluation's never meet."""
-    return int(np.random.SeedSequence([run_seed, purpose, slot]).generate_state(1)[0] >> 1)
+def seed_of(run_seed: int, slot: int, purpose: int = TRAINING, first_round: int = 0) -> int:
+    """The seed of one vector environment, by purpose, slot and the round in which a life begins: 31 bits of a hash."""
+    return int(np.random.SeedSequence([run_seed, purpose, slot, first_round]).generate_state(1)[0] >> 1)
 
 
 def clip_action(action: Any, spec: ActionSpec) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from core import envs as vector
@@ -10,8 +12,15 @@ from core.specs import EnvSpec
 from core.types import Episode, Policy
 
 
-def evaluate(policy: Policy, envs: vector.Env, spec: EnvSpec, episodes: int, seed: int) -> list[Episode]:
-    """Play `episodes` episodes and return them.
+def evaluate(
+    policy: Policy,
+    envs: vector.Env,
+    spec: EnvSpec,
+    episodes: int,
+    seed: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Episode]:
+    """Play `episodes` episodes and return them; fewer where `stopped()`, asked at every row, came true.
 
     Every environment is given its share beforehand and plays it to the end, so short episodes are not favoured.
     """
@@ -22,7 +31,7 @@ def evaluate(policy: Policy, envs: vector.Env, spec: EnvSpec, episodes: int, see
     finished: list[Episode] = []
     obs, _ = envs.reset(seed=seed)
     memory = None
-    while left.any():
+    while left.any() and not stopped():
         step = policy(np.asarray(obs, spec.observation.dtype), memory)
         memory = step.memory
         obs, reward, terminated, truncated, _ = envs.step(vector.clip_action(step.action, spec.action))

@@ -18,6 +18,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="services", daemon=True)
         self._thread.start()
 
@@ -39,8 +40,16 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
 
     def post(self, function: Callable[..., object], *arguments: object) -> None:
-        """Have the loop call `function(*arguments)` soon; does not wait."""
-        self.loop.call_soon_threadsafe(function, *arguments)
+        """Have the loop call `function(*arguments)` soon; does not wait. What it raises is kept as `error`."""
+        self.loop.call_soon_threadsafe(self.guard, function, *arguments)
+
+    def guard(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call it here, on the loop, and keep what it raises."""
+        try:
+            function(*arguments)
+        except Exception as error:
+            self.error = self.error or error
+            raise
 
     def close(self) -> None:
         """Stop the loop and join its thread."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import queue
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.clock import Clock
@@ -32,6 +33,7 @@ class ActorProcess:
     pid: int
     joined_s: float
     state: str = "joining"
+    lease: int = 0
 
 
 class Coordinator:
@@ -82,18 +84,21 @@ class Coordinator:
         self._advance()
         return seat
 
-    def lease(self, slot: int, incarnation: int) -> None:
-        """The actor's weights stream stands."""
+    def lease(self, slot: int, incarnation: int) -> int:
+        """A weights stream of the actor stands; returns the number that `lost` wants when this one breaks."""
         actor = self.actors.get(slot)
         if actor is not None and actor.incarnation == incarnation:
             if actor.state == "lost":
                 self.rounds.join(incarnation, self._clock.now_s(), wanted_slot=slot)
             actor.state = "acting"
+            actor.lease += 1
+            return actor.lease
+        return 0
 
-    def lost(self, slot: int, incarnation: int) -> None:
-        """The actor's weights stream broke; its slot is kept for the grace time."""
+    def lost(self, slot: int, incarnation: int, lease: int | None = None) -> None:
+        """The actor's weights stream broke; its slot is kept for the grace time. An older `lease` than the newest is late."""
         actor = self.actors.get(slot)
-        if actor is not None and actor.incarnation == incarnation:
+        if actor is not None and actor.incarnation == incarnation and lease in (None, actor.lease):
             actor.state = "lost"
             if self.publisher.finished:
                 return
@@ -109,7 +114,7 @@ class Coordinator:
             logger.warning("round %d goes on without slot %d", round_, slot)
             if self.hosted is not None and isinstance(self.hosted.table, RoundQueue):
                 self.hosted.table.drop(round_, slot)
-        if self._clock.now_s() > self._start_by_s and not self.started.is_set():
+        if self._clock.now_s() > self._start_by_s and not self.started.is_set() and self.actors:
             logger.warning("the run starts with %d of %d actors", len(self.actors), self.rounds.expected)
             self.rounds.start()
         for slot in [slot for slot in self.actors if not self.rounds.seated(slot)]:
@@ -144,6 +149,11 @@ class Coordinator:
         if self.hosted is not None:
             self.hosted.close()
         self.batches.put(None)
+
+    def note(self, headers: Sequence[UnrollHeader]) -> None:
+        """A replay server has these: a replacement goes on after them."""
+        for header in headers:
+            self.rounds.delivered(header.slot, header.round)
 
     def _inserted(self, header: UnrollHeader) -> None:
         self.rounds.delivered(header.slot, header.round)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -29,8 +30,8 @@ class Evaluator:
         self._envs: vector.Env | None = None
         self._count = 0
 
-    def run(self, flat: Flat, env_steps: int) -> tuple[float, float]:
-        """(mean return, seconds it took)."""
+    def run(self, flat: Flat, env_steps: int, stopped: Callable[[], bool]) -> tuple[float, float] | None:
+        """(mean return, seconds it took); None where `stopped()` came true, which is asked at every row."""
         started_s = time.perf_counter()
         config, episodes = self._config, self._config.evaluation.episodes
         if self._envs is None:
@@ -38,8 +39,11 @@ class Evaluator:
         self._flat.load(flat.snapshot())
         task = Task(config.seed, 0, 1, self._count, env_steps, config.env_steps, explore=False)
         seed = vector.seed_of(config.seed, self._count, vector.EVALUATION)
-        played = evaluate(self._algorithm.policy(self._network, task), self._envs, self._spec, episodes, seed)
+        policy = self._algorithm.policy(self._network, task)
+        played = evaluate(policy, self._envs, self._spec, episodes, seed, stopped)
         self._count += 1
+        if len(played) < episodes:
+            return None
         return sum(e.total_reward for e in played) / len(played), time.perf_counter() - started_s
 
     def close(self) -> None:

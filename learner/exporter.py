@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from core.metrics import Metrics
+from core.metrics import CATALOGUE, Metrics
 from core.types import UnrollHeader
 from learner.progress import Progress
 from learner.status import Status
@@ -38,24 +38,17 @@ class Exporter:
                 self._metrics.inc("actor_wait_weights_s", header.wait_weights_s, slot=header.slot)
                 self._metrics.inc("actor_wait_acks_s", header.wait_acks_s, slot=header.slot)
 
-    def run(self, progress: Progress, rate: float | None, status: Status) -> None:
-        """Where the run stands."""
-        gauges = {
-            "env_steps_per_s": rate,
-            "episode_return": progress.mean_return,
-            "episode_length": progress.mean_length,
-            "policy_version": progress.version,
-            "actors": status.actors,
-            "eval_return": progress.eval_return,
-        }
-        for name, value in gauges.items():
-            if value is not None:
-                self._metrics.set(name, value)
+    def run(self, figures: Mapping[str, float], progress: Progress, status: Status) -> None:
+        """Where the run stands; `figures` are those of a line of progress. Staleness is told by the unrolls."""
+        for name, figure in figures.items():
+            if CATALOGUE[name].kind == "gauge":
+                self._metrics.set(name, figure)
+            elif CATALOGUE[name].kind == "counter":
+                self._total(name, figure)
+        if progress.eval_return is not None:
+            self._metrics.set("eval_return", progress.eval_return)
         for name, figure in progress.algorithm.items():
             self._metrics.set("algorithm", figure, name=name)
-        self._total("env_steps", progress.env_steps)
-        self._total("episodes", progress.episodes)
-        self._total("learner_updates", progress.updates)
         self._total("learner_wait_data_s", progress.times.wait_data_s)
         self._total("restarts", status.replaced, process="actor")
         for table, figures in status.tables.items():

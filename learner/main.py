@@ -24,7 +24,7 @@ from core.algorithms.contract import Algorithm
 from core.algorithms.signature import item_signature
 from core.clock import SystemClock
 from core.config import Config
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, DivergedError
 from core.http import MetricsServer
 from core.metrics import Metrics
 from core.rl.optim import flatten
@@ -35,9 +35,8 @@ from learner.recorder import Recorder
 from learner.services import Services
 from learner.source import Source
 from learner.status import Status
-from learner.trainer import Trainer
+from learner.trainer import INTERRUPTED, Trainer
 
-INTERRUPTED = "interrupted"
 logger = logging.getLogger(__name__)
 
 
@@ -88,12 +87,14 @@ class Learner:
     def __init__(self, config: Config, run_dir: Path, algorithm: Algorithm, plan: Plan, resume: bool) -> None:
         self._config, self._run_dir, self._algorithm, self._plan = config, run_dir, algorithm, plan
         self._device = _device(config)
-        torch.set_num_threads(config.learner_threads or max(1, (os.cpu_count() or 1) - config.actors))
+        torch.set_num_threads(config.learner_threads or max(1, _cores() - config.actors))
         envs = vector.make(config.env, 1, config.env_kwargs)
         self._spec = vector.spec_of(config.env, envs)
         envs.close()
         torch.manual_seed(config.seed)
-        self._network = algorithm.network(self._spec).to(self._device)
+        self._network = algorithm.network(self._spec)
+        self._signature = item_signature(algorithm, self._network, self._spec, config.envs_per_actor)
+        self._network = self._network.to(self._device)
         self._flat = flatten(self._network)
         self._state = algorithm.state(self._network)
         self._progress = Progress(SystemClock().now_s, config.env_steps)
@@ -109,14 +110,14 @@ class Learner:
     def serve(self, sockets: Sequence[str], replay_address: str | None) -> None:
         """Start the services; actors may join from here on."""
         config = self._config
-        signature = item_signature(self._algorithm, self._network, self._spec, config.envs_per_actor)
         self._services = Services(
             config,
             self._plan,
-            signature,
+            self._signature,
             manifest=self._flat.manifest(),
             incarnation=secrets.randbits(63),
             version=self._progress.version,
+            env_steps=self._progress.env_steps,
             news=lambda: (self._recorder.figures, self._recorder.verdict),
         )
         addresses = self._services.start([config.network.listen, *(f"unix:{path}" for path in sockets)], replay_address)
@@ -126,7 +127,10 @@ class Learner:
         print(f"learner listens on {', '.join(addresses)}", flush=True)
 
     def train(self) -> None:
-        """Train, evaluate the final params, write checkpoint and summary."""
+        """Train, evaluate the final params, write checkpoint and summary.
+
+        Whatever ends the run but divergence, the last params are saved first.
+        """
         if self._services is None or self._source is None:
             raise ConfigError("the learner's services are not running")
         services = self._services
@@ -145,11 +149,17 @@ class Learner:
             status=services.status,
         )
         with _stop_on_signals(trainer):
-            reason = trainer.run()
+            try:
+                reason = trainer.run()
+            except DivergedError:
+                raise
+            except Exception:
+                self._save()
+                raise
             services.finish(reason)
+            self._save()
             if self._progress.updates and reason != INTERRUPTED:
                 trainer.evaluate()
-            if self._progress.updates:
                 self._save()
             self._recorder.tick(services.status, force=True)
             self._summarise(reason, trainer)
@@ -188,10 +198,12 @@ class Learner:
             "env_steps": progress.env_steps,
             "updates": progress.updates,
             "version": progress.version,
-            "eval_return": progress.eval_return,
+            "eval_return": progress.eval_return if progress.evaluated_version == progress.version else None,
         }
 
     def _save(self) -> None:
+        if not self._progress.updates:
+            return
         folder = self._run_dir / "checkpoints"
         checkpoint.write(folder, self._meta(), self._flat.data, self._state.state_dict())
         checkpoint.prune(folder, self._config.checkpoint.keep)
@@ -200,13 +212,19 @@ class Learner:
         saved = checkpoint.read(checkpoint.latest(self._run_dir / "checkpoints"))
         if saved.meta["manifest"] != self._flat.manifest():
             raise CheckpointError(
-                f"{saved.path} holds the network of {saved.meta['algorithm']} on {saved.meta['env']} with "
-                f"{saved.meta['settings']}; these settings make another one: resume with the run's own config.yaml"
+                f"{saved.path} holds a network of {saved.meta['algorithm']} on {saved.meta['env']} with settings "
+                f"{saved.meta['settings']}, now {self._config.algorithm} on {self._config.env} with "
+                f"{dict(self._config.settings)} makes another one: leave out what was changed, or start a new run"
             )
         self._flat.load(saved.tensors["network"].numpy())
         self._state.load_state_dict(saved.state)
         meta = saved.meta
         self._progress.resumed(int(meta["env_steps"]), int(meta["updates"]), int(meta["version"]))
+        if self._progress.env_steps >= self._config.env_steps:
+            raise ConfigError(
+                f"env_steps: the budget of {self._config.env_steps:,} is used up (the checkpoint has "
+                f"{self._progress.env_steps:,}); give a larger --env-steps to go on"
+            )
         print(f"resumed from {saved.path}", flush=True)
 
     def close(self) -> None:
@@ -219,6 +237,11 @@ class Learner:
             self._http.close()
         self._evaluator.close()
         self._recorder.close()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(config: Config) -> torch.device:

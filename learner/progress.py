@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from learner.bottleneck import Shares, Verdict, judge
 
 EPISODES = 100
 """mean_return is over so many of the newest episodes."""
+
+
+SETTLE_DELIVERIES = 3
+"""After an evaluation so many deliveries count for no speed: actors and prefetch worked ahead while it took place."""
 
 
 @dataclass
@@ -50,18 +55,24 @@ class Progress:
     started_s: float | None = None
     _returns: deque[float] = field(default_factory=lambda: deque(maxlen=EPISODES))
     _lengths: deque[int] = field(default_factory=lambda: deque(maxlen=EPISODES))
-    _since: tuple[Times, int] = field(default_factory=lambda: (Times(), 0))
-    _resumed_env_steps: int = 0
+    evaluated_version: int | None = None
+    is_best: bool = False
+    _best: float = -math.inf
+    _since: tuple[Times, float, int] = field(default_factory=lambda: (Times(), 0.0, 0))
+    _settle: int = 1
+    _measured_s: float = 0.0
+    _measured_env_steps: int = 0
+    _segment: tuple[float, int] | None = None
+    _started_env_steps: int = 0
 
     def resumed(self, env_steps: int, updates: int, version: int) -> None:
-        """Go on from a checkpoint's counters; rates count from here."""
-        self.env_steps = self._resumed_env_steps = env_steps
-        self.updates, self.version = updates, version
-        self._since = (Times(), env_steps)
+        """Go on from a checkpoint's counters."""
+        self.env_steps, self.updates, self.version = env_steps, updates, version
 
     def received(self, headers: Sequence[UnrollHeader], wait_s: float, limiter_s: float) -> None:
         """Unrolls came in after a wait."""
-        if self.started_s is None:
+        first = self.started_s is None
+        if first:
             self.started_s = self.now_s()
         else:
             self.times.wait_data_s += wait_s
@@ -78,6 +89,11 @@ class Progress:
             lags = [max(0, self.version - h.version) for h in headers]
             self.staleness = sum(lags) / len(lags)
             self.max_staleness = max(self.max_staleness, *lags)
+        if first:
+            self._started_env_steps = self.env_steps
+        if self._settle:
+            self._settle -= 1
+            self._segment = None if self._settle else (self.now_s(), self.env_steps)
 
     def waited(self, wait_s: float) -> None:
         """Nothing came for so long."""
@@ -92,8 +108,11 @@ class Progress:
 
     def evaluated(self, mean_return: float, took_s: float, target_return: float | None) -> None:
         """An evaluation of the current params."""
-        self.eval_return = mean_return
+        self.eval_return, self.evaluated_version = mean_return, self.version
+        self.is_best, self._best = mean_return > self._best, max(mean_return, self._best)
         self.times.evaluation_s += took_s
+        self._measured_s, self._measured_env_steps = self._measured(without_s=took_s)
+        self._segment, self._settle = None, SETTLE_DELIVERIES
         if target_return is not None and mean_return >= target_return and self.solved_at_env_steps is None:
             self.solved_at_env_steps = self.env_steps
 
@@ -115,20 +134,33 @@ class Progress:
         self.times.wall_s = self.now_s() - self.started_s
         return self.times.wall_s - self.times.evaluation_s
 
+    def _measured(self, without_s: float = 0.0) -> tuple[float, int]:
+        """Seconds and env steps that count for speeds: between deliveries, evaluations and their wake left out."""
+        if self._segment is None:
+            return self._measured_s, self._measured_env_steps
+        since_s, since_env_steps = self._segment
+        measured_s = self._measured_s + max(0.0, self.now_s() - without_s - since_s)
+        return measured_s, self._measured_env_steps + self.env_steps - since_env_steps
+
     @property
     def env_steps_per_s(self) -> float | None:
-        """Env steps a second of training time."""
-        return (self.env_steps - self._resumed_env_steps) / self.training_s if self.training_s > 0 else None
+        """Env steps a second of training; where evaluations leave nothing to measure, of wall time with them."""
+        measured_s, env_steps = self._measured()
+        if measured_s > 0 and env_steps > 0:
+            return env_steps / measured_s
+        wall_s = self.training_s + self.times.evaluation_s
+        return (self.env_steps - self._started_env_steps) / wall_s if wall_s > 0 else None
 
     def window(self) -> tuple[float | None, Shares]:
-        """Env steps a second and shares of time since the last call."""
-        training_s, (before, env_steps) = self.training_s, self._since
+        """Env steps a second (None: nothing that counts) and shares of time since the last call."""
+        _, (before, before_s, before_env_steps) = self.training_s, self._since
+        measured_s, env_steps = self._measured()
         now = Times(**vars(self.times))
         spent = now.minus(before)
         window_s = max(spent.wall_s - spent.evaluation_s, 1e-9)
         acting_s = max(spent.act_s + spent.wait_weights_s + spent.wait_acks_s, 1e-9)
-        rate = (self.env_steps - env_steps) / window_s if training_s > 0 else None
-        self._since = (now, self.env_steps)
+        rate = (env_steps - before_env_steps) / (measured_s - before_s) if measured_s > before_s else None
+        self._since = (now, measured_s, env_steps)
         return rate, Shares(
             learner_waits=min(1.0, spent.wait_data_s / window_s),
             actors_act=spent.act_s / acting_s,

@@ -43,6 +43,8 @@ class Recorder:
             return
         self._last_s, self._last_env_steps = progress.now_s(), progress.env_steps
         now, (rate, shares) = status(), progress.window()
+        if force and not rate:
+            rate = None  # the moment since the last line says nothing of the speed
         self.verdict = progress.verdict()
         self.figures = _present(
             env_steps=progress.env_steps,
@@ -59,7 +61,7 @@ class Recorder:
         )
         line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **self.figures}
         self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice, **progress.algorithm})
-        self._exporter.run(progress, rate, now)
+        self._exporter.run(self.figures, progress, now)
         self._to_board({**self.figures, **progress.algorithm})
 
     def _is_due(self) -> bool:

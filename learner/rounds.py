@@ -72,7 +72,9 @@ class RoundsStatus:
 class Rounds:
     """The learner's book of rounds, cohorts and slots. `expected` actors make the start, at `version`."""
 
-    def __init__(self, lag: int | None, grace_s: float, expected: int, version: int = 0) -> None:
+    def __init__(
+        self, lag: int | None, grace_s: float, expected: int, version: int = 0, first_async_round: int = 0
+    ) -> None:
         self.lag = lag
         self.grace_s = grace_s
         self.expected = expected
@@ -80,6 +82,7 @@ class Rounds:
         self.deterministic = lag is not None
         self._seats: dict[int, _Seated] = {}
         self._cohorts: dict[int, _Cohort] = {}
+        self._first_async_round = first_async_round
         self._next_round: dict[int, int] = {}  # async pace: after the newest round that a slot delivered
         self._joined = self._replaced = self._left = self._expired = self._dropped = 0
 
@@ -238,7 +241,7 @@ class Rounds:
 
     def _first_round(self, slot: int) -> int:
         if self.lag is None:
-            return self._next_round.get(slot, 0)
+            return self._next_round.get(slot, self._first_async_round)
         if not self.started:
             return self.version
         return min(

@@ -54,7 +54,7 @@ class LearnerService:
         actor = self._coordinator.actors.get(request.slot)
         if actor is None or actor.incarnation != request.incarnation:
             raise ItemRejectedError(f"slot {request.slot} is another process's by now: join anew")
-        self._coordinator.lease(request.slot, request.incarnation)
+        lease = self._coordinator.lease(request.slot, request.incarnation)
         try:
             await context.send_initial_metadata(())  # tells the actor that the stream stands
             await self._coordinator.started.wait()
@@ -63,7 +63,7 @@ class LearnerService:
                 async for encoded in versions:
                     yield encoded
         finally:
-            self._coordinator.lost(request.slot, request.incarnation)
+            self._coordinator.lost(request.slot, request.incarnation, lease)
 
     async def Info(self, request: pb.LearnerInfoRequest, context: Any) -> pb.LearnerInfoReply:
         """How the run is doing, for `shoal status`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -52,6 +53,7 @@ class Services:
         manifest: str,
         incarnation: int,
         version: int,
+        env_steps: int,
         news: Callable[[], tuple[dict[str, float], Verdict]],
     ) -> None:
         self._config, self._plan, self._signature = config, plan, signature
@@ -68,7 +70,7 @@ class Services:
         self._experience = ExperienceService()
         max_staleness = None if isinstance(plan.pace, Lag) else plan.pace.max_staleness
         self._coordinator = Coordinator(
-            Rounds(self._lag, config.faults.rejoin_grace_s, config.actors, version),
+            Rounds(self._lag, config.faults.rejoin_grace_s, config.actors, version, first_async_round=env_steps),
             Publisher((self._lag or 0) + 1),
             self._host_queue(),
             SystemClock(),
@@ -103,7 +105,7 @@ class Services:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._coordinator.tick()
+            self._loop.guard(self._coordinator.tick)
 
     def fetch(self) -> Fetch:
         """Where batches come from."""
@@ -119,7 +121,9 @@ class Services:
         self._loop.post(self._coordinator.finish, reason)
 
     def status(self) -> Status:
-        """How actors and tables are, as of now."""
+        """How actors and tables are, as of now. Raises what went wrong on the loop, if anything did."""
+        if self._loop.error is not None:
+            raise self._loop.error
         return self._loop.call(self._status(), START_TIMEOUT_S)
 
     async def _status(self) -> Status:
@@ -181,7 +185,8 @@ class Services:
         info = client.unary("Info", experience_pb2.InfoRequest(), experience_pb2.InfoReply, timeout_s, wait=True)
         rpc.check_protocol(info.protocol, peer)
         self._replay_tcp = next((a for a in info.addresses if not a.startswith("unix:")), "")
-        return ReplayFetch(self._channel, peer, definition, self._config.seed, network.call_timeout_s)
+        note = partial(self._loop.post, self._coordinator.note)
+        return ReplayFetch(self._channel, peer, definition, self._config.seed, network.call_timeout_s, note)
 
     def _experience_address(self, peer: str) -> str:
         """Where an actor finds the table: a unix socket is of no use to one that came over TCP.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -129,14 +129,20 @@ class ReplayFetch:
     AHEAD = 2
 
     def __init__(
-        self, channel: grpc.Channel, peer: str, definition: ReplayDefinition, seed: int, timeout_s: float
+        self,
+        channel: grpc.Channel,
+        peer: str,
+        definition: ReplayDefinition,
+        seed: int,
+        timeout_s: float,
+        note: Callable[[list[UnrollHeader]], None],
     ) -> None:
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
         request = pb.EnsureTableRequest(
             protocol=rpc.PROTOCOL, table=pb.TableDefinition(name=definition.name, settings=definition.pack())
         )
         client.unary("EnsureTable", request, pb.EnsureTableReply, timeout_s, wait=True)
-        self._peer, self._batches = peer, definition.batches_per_round
+        self._peer, self._batches, self._note = peer, definition.batches_per_round, note
         self._requests: queue.SimpleQueue[pb.SampleRequest | None] = queue.SimpleQueue()
         opened = pb.SampleOpen(protocol=rpc.PROTOCOL, table=definition.name, seed=seed)
         self._requests.put(pb.SampleRequest(open=opened))
@@ -163,6 +169,7 @@ class ReplayFetch:
                 return None
             raise TableClosedError(f"{self._peer} ended the sample stream")
         headers = [wire.header_from_proto(h) for h in reply.headers]
+        self._note(headers)
         if not reply.keys:
             return None, Delivery(None, headers, is_round=False)
         self._request()

@@ -26,6 +26,8 @@ from learner.status import Status
 LEARNER_STREAM = 1 << 32
 """Second word of the learner's Philox key; slots are smaller, so its draws are no actor's."""
 POLL_S = 0.5
+INTERRUPTED = "interrupted"
+"""The reason of `stop` that lets nothing more begin."""
 
 
 class Trainer:
@@ -52,7 +54,6 @@ class Trainer:
         self._recorder, self._evaluator = recorder, evaluator
         self._publish, self._save, self._status = publish, save, status
         self._stop: str | None = None
-        self._evaluated_version: int | None = None
         self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
         self._next_checkpoint_s = progress.now_s() + config.checkpoint.every_s
         self.first_update_unix_s: float | None = None
@@ -74,6 +75,7 @@ class Trainer:
             delivery, wait_s = timed_next(self._source, POLL_S)
             if delivery is None:
                 self._progress.waited(wait_s)
+                self._status()  # raises what went wrong beside training
             else:
                 self._take(delivery, wait_s)
             self._recorder.tick(self._status)
@@ -107,6 +109,8 @@ class Trainer:
         if progress.env_steps >= self._next_evaluation and self._config.target_return is not None:
             self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
             self.evaluate()
+            if progress.is_best:
+                self._save()
             if progress.solved_at_env_steps is not None:
                 self.solved_unix_s = time.time()
                 self._stop = self._stop or "solved"
@@ -117,13 +121,13 @@ class Trainer:
             self._next_checkpoint_s = progress.now_s() + self._config.checkpoint.every_s
 
     def evaluate(self) -> None:
-        """Evaluate the current params and note the result, unless that is done."""
-        if self._evaluated_version == self._progress.version:
+        """Evaluate the current params, each time with fresh seeds, and note the result; `stop` cuts it short."""
+        found = self._evaluator.run(self._flat, self._progress.env_steps, lambda: self._stop == INTERRUPTED)
+        if found is None:
             return
-        mean_return, took_s = self._evaluator.run(self._flat, self._progress.env_steps)
+        mean_return, took_s = found
         self._progress.evaluated(mean_return, took_s, self._config.target_return)
         self._recorder.evaluation(mean_return, self._config.evaluation.episodes, took_s)
-        self._evaluated_version = self._progress.version
 
 
 def _check_finite(result: Result, delivery: Delivery, round_: int) -> None:
@@ -132,5 +136,5 @@ def _check_finite(result: Result, delivery: Delivery, round_: int) -> None:
         slots, figures = sorted({h.slot for h in delivery.headers}), ", ".join(f"{k} = {v}" for k, v in bad.items())
         raise DivergedError(
             f"round {round_}: {figures} is not finite (unrolls of slots {slots}); "
-            "the last checkpoint is kept; try a lower learning rate, or clip rewards and gradients"
+            "the last checkpoint is kept; try a lower learning_rate or max_grad_norm, or smaller rewards"
         )

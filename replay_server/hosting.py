@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,6 +18,8 @@ from core.types import Columns, UnrollHeader
 from replay_server.table import Table
 
 logger = logging.getLogger(__name__)
+REMEMBERED_LIVES = 16
+"""Lives of a slot that are over and may try to come back."""
 T = TypeVar("T", bound=Table)
 
 
@@ -37,6 +40,7 @@ class Hosted(Generic[T]):
         self.on_insert: Callable[[UnrollHeader], None] = lambda header: None
         self._waiting: dict[asyncio.Future[None], Waiter] = {}
         self._lives: dict[int, tuple[int, object]] = {}
+        self._ended: dict[int, deque[int]] = {}
         self._closed = False
 
     def open_life(self, slot: int, incarnation: int) -> object:
@@ -46,9 +50,12 @@ class Hosted(Generic[T]):
         """
         if self._closed:
             raise TableClosedError(f"table {self.name!r} is closed")
-        former = self._lives.get(slot)
+        former, ended = self._lives.get(slot), self._ended.setdefault(slot, deque(maxlen=REMEMBERED_LIVES))
+        if incarnation in ended:
+            raise ItemRejectedError(f"incarnation {incarnation:x} of slot {slot} was replaced: join anew")
         if former is not None and former[0] != incarnation:
             self.table.end_life(slot, former[0])
+            ended.append(former[0])
         logger.info("table %r: slot %d inserts (incarnation %x)", self.name, slot, incarnation)
         token = object()
         self._lives[slot] = (incarnation, token)

@@ -17,7 +17,7 @@ from core.types import Array, Columns, UnrollHeader
 from replay_server.definition import ReplayDefinition
 from replay_server.layout import RingLayout, fit_ring
 from replay_server.limiter import RateLimiter
-from replay_server.reports import TableStats
+from replay_server.reports import Reports, TableStats
 from replay_server.ring import Ring
 from replay_server.samplers import Sampler, UniformSampler
 from replay_server.storage import Allocator, FileAllocator, MemoryAllocator
@@ -43,6 +43,7 @@ class ReplayTable(Table):
         self.ring = Ring(signature, layout, allocator, max_lives)
         self.limiter = limiter
         self._sampler = sampler or UniformSampler()
+        self._reports = Reports()
 
     @classmethod
     def from_definition(
@@ -128,6 +129,7 @@ class ReplayTable(Table):
             return False
         rows, envs = self._shapes.size(columns)
         self.limiter.record_insert(self.ring.insert(slot, incarnation, seq, columns, rows, envs))
+        self._reports.add(header)
         forgotten = self._applied(incarnation, seq, header)
         if forgotten is not None:
             self.ring.end_life(*forgotten)
@@ -145,6 +147,10 @@ class ReplayTable(Table):
         keys = self._sampler.keys(self.ring, n, rng)
         self.limiter.record_sample(n)
         return keys, self.ring.gather(keys, out)
+
+    def drain_headers(self) -> list[UnrollHeader]:
+        """Headers of the unrolls that were applied since the last call, oldest first (see `Reports`)."""
+        return self._reports.drain()
 
     def end_life(self, slot: int, incarnation: int) -> None:
         """A life has ended: its block takes no more rows, its counter is forgotten."""

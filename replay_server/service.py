@@ -14,9 +14,9 @@ import numpy as np
 
 from core import rpc, wire
 from core.clock import Clock, SystemClock
-from core.errors import CodecError, ConfigError, TableNotFoundError, TooLargeError
+from core.errors import CodecError, ConfigError, SchemaError, TableNotFoundError, TooLargeError
 from core.specs import Signature
-from core.types import UnrollHeader
+from core.types import Columns, UnrollHeader
 from protos import experience_pb2 as pb
 from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
@@ -68,7 +68,10 @@ class ExperienceService:
         if existing is None:
             self.host(definition.name, ReplayTable.from_definition(definition))
             self._definitions[definition.name] = definition
-            logger.info("table %r: %s", definition.name, definition)
+            logger.info(
+                "table %r: capacity %d items, batches of %d, %g samples an insert",
+                *(definition.name, definition.capacity, definition.batch_size, definition.samples_per_insert),
+            )
         elif existing != definition:
             raise ConfigError(
                 f"table {definition.name!r} exists with another definition: {existing}; asked for: {definition}; "
@@ -91,6 +94,7 @@ class ExperienceService:
             seq, header, payload = item
             columns = wire.decode(payload)
             wire.check(columns, hosted.table.signature)
+            _check_env_steps(header, columns)
             await hosted.insert(token, opened.incarnation, seq, header, columns)
             yield pb.InsertReply(ack=seq)
 
@@ -133,6 +137,13 @@ def _draw_rng(seed: int, draw: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, draw], np.uint64)))
 
 
+def _check_env_steps(header: UnrollHeader, columns: Columns) -> None:
+    """The rate limiter and the budget count what a header says: it must be true."""
+    steps = int(np.count_nonzero(columns["valid"])) if "valid" in columns else max(0, header.env_steps)
+    if header.env_steps != steps:
+        raise SchemaError(f"the header says {header.env_steps} env steps, the columns have {steps}")
+
+
 async def _first(requests: AsyncIterator[Any]) -> Any:
     async for request in requests:
         if request.WhichOneof("message") == "open":
@@ -148,21 +159,24 @@ class _Assembler:
         self._limit_bytes = signature.nbytes(signature.max_rows, signature.max_envs) + _SLACK_BYTES
         self._slot = slot
         self._parts: list[bytes] = []
+        self._size_bytes = 0
         self._head: pb.Chunk | None = None
 
     def add(self, chunk: pb.Chunk) -> tuple[int, UnrollHeader, bytes] | None:
         """(seq, header, payload) when the last part is here. Raises CodecError or TooLargeError."""
         if self._head is None or chunk.part == 0:
-            self._head, self._parts = chunk, []
+            self._head, self._parts, self._size_bytes = chunk, [], 0
         if chunk.part != len(self._parts) or chunk.seq != self._head.seq or chunk.parts != self._head.parts:
             raise CodecError(
                 f"part {chunk.part} of {chunk.parts} of seq {chunk.seq} came where part {len(self._parts)} of "
                 f"{self._head.parts} of seq {self._head.seq} was expected"
             )
-        size = sum(map(len, self._parts)) + len(chunk.payload)
-        if size > self._limit_bytes:
+        if not chunk.payload and chunk.parts > 1:
+            raise CodecError(f"part {chunk.part} of {chunk.parts} of seq {chunk.seq} is empty")
+        self._size_bytes += len(chunk.payload)
+        if self._size_bytes > self._limit_bytes:
             raise TooLargeError(
-                f"seq {chunk.seq} has {size} bytes so far; this table's largest item {self._limit_bytes}"
+                f"seq {chunk.seq} has {self._size_bytes} bytes so far; this table's largest item {self._limit_bytes}"
             )
         self._parts.append(chunk.payload)
         if len(self._parts) < chunk.parts:

@@ -1,4 +1,4 @@
-"""What every table does the same way: check shapes, apply each unroll once, report headers. Pure, one thread."""
+"""What every table does the same way: check shapes, apply each unroll once. Pure, one thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from core.specs import Signature
 from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Dedupe, Life
-from replay_server.reports import Reports, TableStats
+from replay_server.reports import TableStats
 from replay_server.shapes import Shapes
 
 
@@ -19,7 +19,6 @@ class Table(ABC):
         self.signature = signature
         self._shapes = Shapes(signature)
         self._dedupe = Dedupe(max_lives)
-        self._reports = Reports()
         self._duplicates = 0
 
     def next_seq(self, slot: int, incarnation: int) -> int:
@@ -33,10 +32,6 @@ class Table(ABC):
     def end_life(self, slot: int, incarnation: int) -> None:
         """A life has ended: it will not send again, what was kept for its sake can go."""
         self._dedupe.forget(slot, incarnation)
-
-    def drain_headers(self) -> list[UnrollHeader]:
-        """Headers of the unrolls that were applied since the last call, oldest first (see `Reports`)."""
-        return self._reports.drain()
 
     @abstractmethod
     def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns) -> bool:
@@ -57,5 +52,4 @@ class Table(ABC):
 
     def _applied(self, incarnation: int, seq: int, header: UnrollHeader) -> Life | None:
         """Note an unroll that is in the table. Returns the life that had to be forgotten for it, if any."""
-        self._reports.add(header)
         return self._dedupe.record(header.slot, incarnation, seq)

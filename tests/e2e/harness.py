@@ -50,6 +50,7 @@ class TestLearner:
             manifest=self.flat.manifest(),
             incarnation=7,
             version=0,
+            env_steps=0,
             news=lambda: ({}, Verdict("learner", "")),
         )
         self.address = self.services.start([f"unix:{folder / 's'}"], None)[0]

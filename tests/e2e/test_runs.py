@@ -303,3 +303,25 @@ def test_train_is_a_python_function(tmp_path: Path) -> None:
     assert result.env_steps >= 2000
     assert result.seed == 3
     assert int(result.load().act(np.zeros(4, np.float32))) in (0, 1)
+
+
+def test_a_dead_replay_server_ends_the_run_with_the_last_params_saved(train: Train, tmp_path: Path) -> None:
+    run = train("--algorithm", "dqn", "--env-steps", "10000000", "--set", "dqn.hidden=[16]")
+    wait_until(lambda: env_steps(tmp_path) > 3000, run, "some steps")
+    os.kill(next(pid for pid, what in pids(tmp_path).items() if what == "replay"), signal.SIGKILL)
+    code, said = finish(run)
+    assert code != 0
+    assert "replay" in said
+    assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_ctrl_c_in_an_evaluation_keeps_the_checkpoint(train: Train, tmp_path: Path) -> None:
+    settings = ("evaluation.every_env_steps=300", "evaluation.episodes=100000", *SMALL_PPO)
+    run = train("--algorithm", "ppo", "--target-return", "501", "--env-steps", "10000000", "--set", *settings)
+    wait_until(lambda: env_steps(tmp_path) > 0, run, "the first steps")
+    started_s = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    code, said = finish(run)
+    assert time.monotonic() - started_s < 3.0
+    assert code == 130, said
+    assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))

@@ -266,6 +266,7 @@ BAD = [
     ([open_request(), chunk(unroll(rows=T + 1))], errors.TooLargeError, "the table takes 1 to 4 rows"),
     ([open_request(), chunk(bytes(1 << 20))], errors.TooLargeError, "this table's largest item"),
     ([open_request(), chunk(unroll(), part=1, parts=2)], errors.CodecError, "part 1 of 2"),
+    ([open_request(), chunk(bytes(9), parts=3), chunk(b"", part=1, parts=3)], errors.CodecError, "is empty"),
     ([open_request(), chunk(bytes(9), parts=3), chunk(b"", part=2, parts=3)], errors.CodecError, "where part 1 of 3"),
     ([open_request(), chunk(bytes(9), parts=3), chunk(b"", part=1, parts=4)], errors.CodecError, "part 1 of 4"),
     (

@@ -334,3 +334,23 @@ def test_the_end_of_the_run_reaches_actors_that_wait_for_its_start() -> None:
     assert run.publisher.finished
     run.coordinator.lost(0, 1)  # it leaves: no loss
     assert run.rounds.status().lost == {}
+
+
+def test_an_older_weights_stream_that_ends_late_takes_nobodys_seat() -> None:
+    run = Run(1, expected=1)
+    seat = run.join(11)
+    newer = run.coordinator.lease(seat.slot, 11)
+    run.coordinator.lost(seat.slot, 11, newer - 1)
+    run.clock.advance(GRACE_S + 1)
+    run.coordinator.tick()
+    assert run.coordinator.actors[seat.slot].state == "acting"
+    run.coordinator.lost(seat.slot, 11, newer)
+    assert run.coordinator.actors[seat.slot].state == "lost"
+
+
+def test_a_replacement_goes_on_after_what_the_replay_server_has() -> None:
+    run = Run(None, expected=1)
+    seat = run.join(11)
+    run.coordinator.note([UnrollHeader(seat.slot, 6, 0, T)])
+    run.coordinator.lost(seat.slot, 11)
+    assert run.join(12) == Seat(seat.slot, 7)

@@ -98,3 +98,11 @@ def test_cartpole_is_played_the_same_for_the_same_seed() -> None:
     assert len(first) == 7
     assert first == second != other
     assert all(e.total_reward == e.length for e in first)
+
+
+def test_an_evaluation_can_be_cut_short() -> None:
+    envs = KnownVector(1000)
+    policy = lambda obs, memory: Step(np.ones(1), {})  # noqa: E731
+    played = evaluate(policy, cast(vector.Env, envs), SPEC, 5, 17, lambda: len(envs.actions) >= 3)
+    assert played == []
+    assert len(envs.actions) == 3

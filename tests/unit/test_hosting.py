@@ -270,3 +270,16 @@ def test_a_wait_may_have_a_timeout() -> None:
         assert await room is True
 
     run(test())
+
+
+def test_a_life_that_was_replaced_cannot_come_back() -> None:
+    async def test() -> None:
+        table = hosted(4)
+        old = Sender(table, 0, 11)
+        await old.send(1)
+        await Sender(table, 0, 12).send(1)
+        with pytest.raises(ItemRejectedError, match="was replaced: join anew"):
+            table.open_life(0, 11)
+        assert table.table.stats().inserted == 2
+
+    run(test())

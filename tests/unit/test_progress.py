@@ -6,7 +6,7 @@ import pytest
 
 from core.clock import FakeClock
 from core.types import Episode, Result, UnrollHeader
-from learner.progress import EPISODES, Progress
+from learner.progress import EPISODES, SETTLE_DELIVERIES, Progress
 
 
 def header(env_steps: int = 10, version: int = 0, slot: int = 0, *returns: float, act_s: float = 0.0) -> UnrollHeader:
@@ -60,25 +60,47 @@ def test_staleness_is_versions_behind_and_its_worst_is_kept(progress: Progress) 
     assert (progress.staleness, progress.max_staleness) == (0.0, 3)
 
 
-def test_speed_leaves_the_time_before_the_first_unrolls_and_evaluation_out(
+def test_speed_counts_between_deliveries_and_leaves_evaluations_and_their_wake_out(
     progress: Progress, clock: FakeClock
 ) -> None:
     clock.advance(50.0)
-    progress.received([header(100)], 50.0, 0.0)
-    clock.advance(10.0)
-    progress.evaluated(3.0, took_s=6.0, target_return=None)
+    progress.received([header(1000)], 50.0, 0.0)  # collected before the clock of speeds starts: not counted
+    assert progress.env_steps_per_s is None
+    clock.advance(2.0)
     progress.received([header(100)], 1.0, 0.0)
-    assert progress.training_s == 4.0
+    clock.advance(6.0)
+    progress.evaluated(3.0, took_s=6.0, target_return=None)
     assert progress.env_steps_per_s == 50.0
-    assert progress.times.wall_s == 10.0
+    for _ in range(SETTLE_DELIVERIES):
+        clock.advance(0.1)
+        progress.received([header(500)], 0.0, 0.0)  # actors had worked ahead meanwhile: not counted either
+    assert progress.env_steps_per_s == 50.0
+    clock.advance(2.0)
+    progress.received([header(300)], 0.0, 0.0)
+    assert progress.env_steps_per_s == pytest.approx(400 / 4)
+    assert progress.training_s == pytest.approx(4.3)
+    assert progress.times.wall_s == pytest.approx(10.3)
+
+
+def test_where_evaluations_leave_nothing_to_measure_the_speed_is_that_of_wall_time(
+    progress: Progress, clock: FakeClock
+) -> None:
+    progress.received([header(100)], 0.0, 0.0)
+    for _ in range(3):
+        clock.advance(8.0)
+        progress.evaluated(1.0, took_s=8.0, target_return=None)
+        clock.advance(2.0)
+        progress.received([header(100)], 0.0, 0.0)
+    assert progress.env_steps_per_s == 10.0
 
 
 def test_a_window_counts_from_the_last_one(progress: Progress, clock: FakeClock) -> None:
     progress.received([header(100)], 0.0, 0.0)
     clock.advance(10.0)
-    assert progress.window()[0] == 10.0
-    clock.advance(4.0)
+    assert progress.window()[0] == 0.0
+    clock.advance(2.0)
     progress.received([header(80, act_s=4.0)], 2.0, 1.0)
+    clock.advance(2.0)
     progress.evaluated(1.0, 2.0, None)
     rate, shares = progress.window()
     assert rate == 40.0  # 80 env steps in 4 - 2 s
@@ -86,7 +108,7 @@ def test_a_window_counts_from_the_last_one(progress: Progress, clock: FakeClock)
     clock.advance(8.0)
     progress.waited(2.0)
     rate, shares = progress.window()
-    assert (rate, shares.learner_waits, shares.actors_act, shares.limiter_holds) == (0.0, 0.25, 0.0, 0.0)
+    assert (rate, shares.learner_waits, shares.actors_act, shares.limiter_holds) == (None, 0.25, 0.0, 0.0)
 
 
 def test_shares_never_exceed_one(progress: Progress, clock: FakeClock) -> None:
@@ -102,8 +124,9 @@ def test_a_resumed_run_counts_on_but_its_speed_begins_anew(progress: Progress, c
     progress.received([header(100, 7)], 0.0, 0.0)
     clock.advance(10.0)
     assert (progress.env_steps, progress.updates, progress.version) == (600, 20, 7)
-    assert progress.env_steps_per_s == 10.0
-    assert progress.window()[0] == 10.0
+    progress.received([header(200, 7)], 0.0, 0.0)
+    assert progress.env_steps_per_s == 20.0
+    assert progress.window()[0] == 20.0
     assert progress.staleness == 0.0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.clock import FakeClock
-from core.metrics import Metrics
+from core.metrics import CATALOGUE, Metrics
 from core.types import Episode, Result, UnrollHeader
 from learner.progress import Progress
 from learner.recorder import Recorder
@@ -82,12 +82,12 @@ def test_a_progress_line_has_what_is_known_and_nothing_else(run: Run) -> None:
         "episodes": 0,
         "actors": 2,
     }
-    assert (line["wall_s"], line["env_steps_per_s"], line["loss"], line["entropy"]) == (2.0, 50.0, 0.5, 0.7)
+    assert (line["wall_s"], line["env_steps_per_s"], line["loss"], line["entropy"]) == (2.0, 0.0, 0.5, 0.7)
     assert "mean_return" not in line  # absent rather than NaN
     assert line["bottleneck"] == run.recorder.verdict.part == "learner"
     assert line["advice"] == run.recorder.verdict.advice
     assert ("loss", 0.5, 100) in run.board.scalars
-    assert ("env_steps_per_s", 50.0, 100) in run.board.scalars
+    assert ("env_steps_per_s", 0.0, 100) in run.board.scalars
 
 
 def test_lines_come_once_a_second_unless_one_is_asked_for(run: Run) -> None:
@@ -112,7 +112,7 @@ def test_an_episodes_mean_return_is_in_the_line_and_in_the_metrics(run: Run) -> 
     run.receive(10, 3.0, 5.0)
     run.recorder.tick(status(1))
     assert run.lines()[0]["mean_return"] == 4.0
-    assert run.recorder.metrics.value("episode_return") == 4.0
+    assert run.recorder.metrics.value("mean_return") == 4.0
     assert run.recorder.metrics.value("eval_return") is None
 
 
@@ -123,7 +123,7 @@ def test_counters_add_up_over_ticks(run: Run) -> None:
         run.recorder.tick(status(1), force=True)
     metrics = run.recorder.metrics
     assert metrics.value("env_steps") == run.progress.env_steps == 150
-    assert metrics.value("learner_updates") == 3
+    assert metrics.value("updates") == 3
     assert metrics.value("episodes") == 3
     assert metrics.value("learner_wait_data_s") == run.progress.times.wait_data_s == 1.0
     assert metrics.value("algorithm", name="loss") == 0.0
@@ -198,8 +198,10 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(run: Run) -> None:
 
 
 def test_the_summary_has_what_the_run_was_and_became(run: Run) -> None:
+    run.receive(0)
+    run.clock.advance(2.0)
     run.receive(100, 8.0)
-    run.clock.advance(4.0)
+    run.clock.advance(2.0)
     run.progress.evaluated(475.0, 2.0, target_return=475.0)
     run.recorder.tick(status(1), force=True)
     run.recorder.summary({"algorithm": "ppo", "seed": 3})
@@ -222,3 +224,21 @@ def test_a_summary_that_cannot_be_written_leaves_the_former_one(run: Run) -> Non
     with pytest.raises(ValueError, match="JSON compliant"):
         run.recorder.summary({"n": float("nan")})
     assert json.loads((run.folder / "summary.json").read_text())["n"] == 1
+
+
+def test_a_full_run_sets_every_figure_of_the_catalogue_and_names_no_other(run: Run) -> None:
+    header = UnrollHeader(0, 0, 0, 10, (Episode(1.0, 1),), 1.0, 0.5, 0.5)
+    for _ in range(2):
+        run.progress.received([header], 0.5, 0.0)
+        run.recorder.received([header])
+        run.clock.advance(1.0)
+        run.progress.updated(Result(1, {"loss": 0.5}), 0.5)
+    run.progress.evaluated(475.0, 1.0, None)
+    table = dict.fromkeys(("items", "capacity", "held_bytes", "inserted", "sampled", "duplicates", "dropped"), 1.0)
+    run.recorder.tick(status(1, replaced=1, tables={"table": table}), force=True)
+    run.recorder.metrics.set("actors", float("nan"))  # for metrics_not_finite
+    run.recorder.metrics.set("actors", 1.0)
+    text = run.recorder.metrics.text().decode()
+    missing = [name for name, metric in CATALOGUE.items() if f"\n# TYPE shoal_{name} {metric.kind}" not in f"\n{text}"]
+    assert [name for name in missing if f"# TYPE shoal_{name}_total counter" not in text] == []
+    assert set(run.recorder.figures) <= set(CATALOGUE)

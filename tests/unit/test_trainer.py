@@ -49,7 +49,7 @@ class Run:
                 Any,
                 SimpleNamespace(tick=lambda status: None, received=self.received.extend, evaluation=self._evaluation),
             ),
-            cast(Any, SimpleNamespace(run=lambda flat, env_steps: (next(self._returns), 1.5))),
+            cast(Any, SimpleNamespace(run=lambda flat, env_steps, stopped: (next(self._returns), 1.5))),
             publish=lambda version, env_steps: self.log.append(("publish", version, env_steps)),
             save=lambda: self.log.append("save"),
             status=Status,
@@ -156,15 +156,22 @@ def test_evaluations_come_every_so_many_env_steps_and_solved_ends_the_run() -> N
     assert run.trainer.solved_unix_s is not None
 
 
-def test_the_final_evaluation_is_not_repeated_for_params_that_were_evaluated() -> None:
+def test_every_evaluation_is_a_fresh_one_and_belongs_to_its_version() -> None:
     run = Run([delivery(60)], returns=[10.0, 20.0])
     run.trainer.run()
     run.trainer.evaluate()
     run.trainer.evaluate()
-    assert run.kinds().count("evaluation") == 1
-    run.progress.version += 1
-    run.trainer.evaluate()
     assert (run.progress.eval_return, run.progress.times.evaluation_s) == (20.0, 3.0)
+    assert run.progress.evaluated_version == run.progress.version == 1
+
+
+def test_only_an_evaluation_that_is_the_best_so_far_makes_a_checkpoint() -> None:
+    config: dict[str, Any] = {"target_return": 99.0, "evaluation": EvaluationConfig(every_env_steps=10)}
+    run = Run([delivery(10)] * 4, returns=[5.0, 4.0, 5.0, 6.0], **config)
+    run.trainer.run()
+    assert [kind for kind in run.kinds() if kind in ("evaluation", "save")] == [
+        *("evaluation", "save", "evaluation", "evaluation", "evaluation", "save"),
+    ]
 
 
 def test_without_a_target_there_is_no_evaluation_on_the_way() -> None:
