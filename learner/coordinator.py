@@ -96,7 +96,7 @@ class Coordinator:
         return 0
 
     def lost(self, slot: int, incarnation: int, lease: int | None = None) -> None:
-        """The actor's weights stream broke; its slot is kept for the grace time. An older `lease` than the newest is late."""
+        """The actor's weights stream broke; its slot is kept for the grace time. An older `lease` only ends late."""
         actor = self.actors.get(slot)
         if actor is not None and actor.incarnation == incarnation and lease in (None, actor.lease):
             actor.state = "lost"

@@ -18,6 +18,10 @@ SETTLE_DELIVERIES = 3
 """After an evaluation so many deliveries count for no speed: actors and prefetch worked ahead while it took place."""
 
 
+SHORTEST_WINDOW_S = 0.05
+"""Less says nothing of a speed."""
+
+
 @dataclass
 class Times:
     """Seconds spent, by whom and on what."""
@@ -159,7 +163,8 @@ class Progress:
         spent = now.minus(before)
         window_s = max(spent.wall_s - spent.evaluation_s, 1e-9)
         acting_s = max(spent.act_s + spent.wait_weights_s + spent.wait_acks_s, 1e-9)
-        rate = (env_steps - before_env_steps) / (measured_s - before_s) if measured_s > before_s else None
+        took_s = measured_s - before_s
+        rate = (env_steps - before_env_steps) / took_s if took_s >= SHORTEST_WINDOW_S else None
         self._since = (now, measured_s, env_steps)
         return rate, Shares(
             learner_waits=min(1.0, spent.wait_data_s / window_s),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from core.fields import nearest
 
 Arguments = argparse.Namespace
 EXIT_INTERRUPTED = 130
+ORPHANED_LEARNER_S = 2.0
+"""After the launcher was killed, how long the learner has to write its checkpoint and go."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,19 +67,20 @@ def train(arguments: Arguments) -> int:
 
 def learner(arguments: Arguments) -> int:
     """Serve actors and train; the launcher's child, or a program of its own in a cluster."""
-    _serve(arguments)
+    _serve(arguments, ORPHANED_LEARNER_S)
     from learner.main import run
     from shoal import settings, training
 
     flags = {name: getattr(arguments, name) for name in settings.FLAGS}
+    where = {"sockets": arguments.socket, "replay_address": arguments.replay_address}
     if arguments.supervised:
-        config = settings.read(arguments.config, flags, arguments.set)
-    else:
-        config, place = training.set_up(
-            arguments.config, flags, arguments.set, resume=arguments.resume, overwrite=arguments.overwrite
-        )
+        return run(settings.read(arguments.config, flags, arguments.set), **where, resume=arguments.resume)
+    config, place = training.set_up(
+        arguments.config, flags, arguments.set, resume=arguments.resume, overwrite=arguments.overwrite
+    )
+    with training.undone_if_refused(place, arguments.resume, Exception):
         training.write_config(config, place)
-    return run(config, sockets=arguments.socket, replay_address=arguments.replay_address, resume=arguments.resume)
+        return run(config, **where, resume=arguments.resume and training.can_resume(place))
 
 
 def actor(arguments: Arguments) -> int:
@@ -101,6 +105,8 @@ def evaluate(arguments: Arguments) -> int:
     from shoal.policy import load
     from shoal.run_dir import RunDir
 
+    if arguments.episodes < 1:
+        raise ConfigError(f"--episodes {arguments.episodes}: at least 1 is needed")
     policy = load(arguments.run, arguments.checkpoint)
     print(f"{policy.algorithm} on {policy.env}, trained for {policy.env_steps:,} env steps ({policy.path})")
     played = evaluation.play(policy, arguments.episodes, arguments.seed)
@@ -127,6 +133,13 @@ def plot(arguments: Arguments) -> int:
 
 def status(arguments: Arguments) -> int:
     """Ask a running learner how it is."""
+    host, _, port = arguments.address.rpartition(":")
+    if not arguments.address.startswith("unix:") and not (host and port.isdigit()):
+        raise ConfigError(
+            f"{arguments.address!r} is no address: HOST:PORT is needed; "
+            "the run directory's logs/learner.log has it as `learner listens on`"
+        )
+    _quiet_grpc()
     from rich.console import Console
 
     from shoal import status as info
@@ -147,13 +160,19 @@ def bench(arguments: Arguments) -> int:
     return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.rest], cwd=HOME)
 
 
-def _serve(arguments: Arguments) -> None:
+def _serve(arguments: Arguments, grace_s: float = 0.0) -> None:
     """What the three services have in common: a log on standard error, and an end with the launcher."""
+    _quiet_grpc()
     if arguments.supervised:
         from shoal.supervised import end_with_parent
 
-        end_with_parent()
+        end_with_parent(grace_s=grace_s)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+
+
+def _quiet_grpc() -> None:
+    """No lines of gRPC's own before our messages. Has an effect before grpc is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,8 @@ def check_sisters(home: str) -> None:
         ):
             raise ImportError(
                 f"{found} hides Shoal's own package {name!r} ({expected}): rename it, or start Python where it is not "
-                f"on the path (it is found before Shoal's through sys.path or PYTHONPATH)"
+                f"on the path (it is found before Shoal's through sys.path or PYTHONPATH)",
+                name="shoal",  # so that `python -m shoal` says it in one line, without a traceback
             )
 
 

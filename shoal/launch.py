@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
-import tempfile
 import textwrap
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 
 from core.config import Config
-from core.errors import ConfigError, EnvironmentFailedError, ShoalError, all_errors
+from core.errors import ConfigError, ShoalError, TransportError, all_errors
 from shoal.live import View, plural
 from shoal.processes import Child, Children
 from shoal.progress import Progress, Tail
 from shoal.run_dir import RunDir
+from shoal.sockets import socket_folder
 
 TICK_S = 0.1
 CHECKPOINT_S = 2.0
@@ -31,7 +29,6 @@ CHECKPOINT_S = 2.0
 CHECKPOINT_AFTER_FAILURE_S = 30.0
 GOODBYE_S = 0.5
 """How long the others have once the learner is gone."""
-MAX_SOCKET_PATH_BYTES = 100
 
 
 class Launch:
@@ -44,6 +41,8 @@ class Launch:
         self._children = children or Children()
         self._progress = Progress(config.algorithm, config.env, config.env_steps, config.target_return)
         self._metrics = Tail(run.metrics)
+        self._old_records = 0
+        self._early_notes: list[str] = []
         self._restarts: Counter[str] = Counter()
         self._actors: dict[str, Child] = {}
         self._replay: Child | None = None
@@ -57,8 +56,10 @@ class Launch:
 
         Raises the learner's own error where it fails, KeyboardInterrupt after Ctrl-C and SystemExit after SIGTERM.
         """
-        with _socket_folder() as folder, _signals(self._on_signal):
+        with socket_folder() as folder, _signals(self._on_signal):
             self._folder = folder
+            self._take_progress()
+            self._old_records = self._progress.records
             try:
                 self._learner = self._start_learner()
                 for slot in range(self._config.actors):
@@ -68,7 +69,7 @@ class Launch:
                 self._say_goodbye()
             finally:
                 self._children.end_all(GOODBYE_S)
-                self._progress.take(self._metrics.read())
+                self._take_progress()
                 self._view.update(self._progress)
                 self._view.close()
         self._raise_ending()
@@ -110,8 +111,24 @@ class Launch:
             self._stop_learner(CHECKPOINT_S)
         if time.monotonic() >= self._kill_at_s:
             self._learner.send(signal.SIGKILL)
-        self._progress.take(self._metrics.read())
+        self._take_progress()
         self._view.update(self._progress)
+
+    def _take_progress(self) -> None:
+        self._progress.take(self._metrics.read())
+        while self._early_notes and self._learner_trained:
+            self._view.note(self._early_notes.pop(0))
+
+    @property
+    def _learner_trained(self) -> bool:
+        return self._progress.records > self._old_records
+
+    def _note(self, child: Child, text: str) -> None:
+        """Show it. That an actor has lost a learner which has yet to train is news only if the learner does live."""
+        if child.code == TransportError.exit_code and not self._learner_trained:
+            self._early_notes.append(text)
+        else:
+            self._view.note(text)
 
     def _on_signal(self, number: int) -> None:
         self._signal = self._signal or number
@@ -128,20 +145,21 @@ class Launch:
         budget, used = self._config.faults.restarts, self._restarts[child.name]
         report = _report(child)
         if self._stopping:
-            self._view.note(report)
+            self._note(child, report)
             return
         if used < budget and child.code != ConfigError.exit_code:
             self._restarts[child.name] += 1
-            self._view.note(f"{report}\nIt is started again (restart {used + 1} of {budget}).")
+            self._note(child, f"{report}\nIt is started again (restart {used + 1} of {budget}).")
             self._start_actor(int(child.name.removeprefix("actor-")))
             return
         left = [actor for actor in self._actors.values() if actor in self._children.alive]
         if left:
-            self._view.note(f"{report}\nIt is not started again; the run goes on with {plural(len(left), 'actor')}.")
+            self._note(child, f"{report}\nIt is not started again; the run goes on with {plural(len(left), 'actor')}.")
+        elif child.code == ConfigError.exit_code:
+            self._fail(_error_of(child))
         else:
-            self._fail(
-                EnvironmentFailedError(f"{report}\nNo actor is left, and its {plural(budget, 'restart')} are used up.")
-            )
+            spent = ", and its restarts are used up" if used else ""
+            self._fail(_error(child.code or 0, f"{report}\nNo actor is left{spent}."))
 
     def _replay_ended(self, child: Child) -> None:
         if not self._stopping:
@@ -160,8 +178,8 @@ class Launch:
         error = (
             _error_of(self._learner) if self._learner.code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM) else None
         )
-        if self._failure is not None:
-            raise self._failure
+        if self._failure is not None:  # actors that lost the learner say less than the learner itself
+            raise error if error is not None and isinstance(self._failure, TransportError) else self._failure
         if self._signal is None:
             if error is not None:
                 raise error
@@ -180,11 +198,19 @@ def _report(child: Child) -> str:
 
 def _error_of(child: Child) -> ShoalError:
     """The error that ended a process: its own message where it gave one, else its last words. It has the exit code."""
-    code = child.code or 0
-    kinds = {kind.exit_code: kind for kind in reversed(list(all_errors()))}
-    if code > 1 and code in kinds:
-        return kinds[code](child.last_words())
-    error = ShoalError(_report(child))
+    own = (child.code or 0) > 1 and child.code in _kinds()
+    return _error(child.code or 0, child.last_words() if own else _report(child))
+
+
+def _kinds() -> dict[int, type[ShoalError]]:
+    return {kind.exit_code: kind for kind in reversed(list(all_errors()))}
+
+
+def _error(code: int, text: str) -> ShoalError:
+    """The error that a process ends with when it has this exit code; negative for a signal."""
+    if code > 1 and code in _kinds():
+        return _kinds()[code](text)
+    error = ShoalError(text)
     error.exit_code = code if code > 0 else 128 - code
     return error
 
@@ -205,13 +231,3 @@ def _signals(handle: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-@contextlib.contextmanager
-def _socket_folder() -> Iterator[Path]:
-    """A private folder whose path leaves room for a socket's name: the kernel takes 107 bytes in all."""
-    base = tempfile.gettempdir()
-    if len(os.fsencode(base)) + len("/shoal-12345678/learner.sock") > MAX_SOCKET_PATH_BYTES:
-        base = "/tmp"
-    with tempfile.TemporaryDirectory(prefix="shoal-", dir=base, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

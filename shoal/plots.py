@@ -138,7 +138,7 @@ def _comparison(curves: Sequence[Curve]) -> Figure:
     axes.set_title(f"{' and '.join(envs)}: median, worst to best shaded")
     axes.set_ylabel("return of an episode")
     axes.set_xlabel("env steps")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    axes.legend(loc="best")  # inside: several names are wider than what the title leaves
     return figure
 
 

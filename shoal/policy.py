@@ -10,6 +10,7 @@ import numpy as np
 
 from core import algorithms
 from core import checkpoint as checkpoints
+from core.envs import clip_action
 from core.errors import CheckpointError, ConfigError
 from core.rl.optim import flatten
 from core.specs import EnvSpec
@@ -42,11 +43,11 @@ class Policy:
         return f"<Policy {self.algorithm} on {self.env} after {self.env_steps:,} env steps: {self.path}>"
 
     def act(self, obs: Any, *, explore: bool = False) -> Array:
-        """The action for one observation [...], or the actions [B, ...] for a batch of them [B, ...].
+        """The action for one observation [...], or the actions [B, ...] for a batch [B, ...], within the bounds.
 
-        Greedy, unless `explore` asks for the exploration of training. Raises ValueError for another shape.
+        Greedy, unless `explore` asks for the exploration of training. Raises ValueError for another shape, NaN and inf.
         """
-        observations = np.asarray(obs, self.spec.observation.dtype)
+        observations = np.array(obs, self.spec.observation.dtype, order="C")  # a copy: torch wants it writable
         shape = self.spec.observation.shape
         single = observations.shape == shape
         if not single and observations.shape[1:] != shape:
@@ -54,7 +55,12 @@ class Policy:
                 f"{self.env} has observations of shape {shape}, got {observations.shape}: "
                 "give one of them, or a batch with one leading axis"
             )
-        actions = self.as_function(explore)(observations[None] if single else observations, None).action
+        finite = np.isfinite(observations)
+        if not finite.all():
+            where = tuple(int(i[0]) for i in np.nonzero(~finite))
+            raise ValueError(f"the observation given for {self.env} holds {observations[where]} at index {where}")
+        rows = observations[None] if single else observations
+        actions = clip_action(self.as_function(explore)(rows, None).action, self.spec.action)
         return np.asarray(actions[0] if single else actions)
 
     def as_function(self, explore: bool = False) -> Act:

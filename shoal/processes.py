@@ -1,4 +1,6 @@
-"""Child processes of a launcher: started, watched and ended. Never forked: every child is `python -m shoal ...`.
+"""Child processes of a launcher: started, watched and ended. Never forked: every child is `python -P -m shoal ...`.
+
+-P keeps the working directory from the front of the path: a user's core.py there must not hide ours.
 
 One thread per child waits for its end and puts it on a queue, so that whoever supervises sleeps on that queue alone.
 """
@@ -60,7 +62,7 @@ class Child:
 class Children:
     """All children of one launcher. Used from one thread."""
 
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "shoal")) -> None:
+    def __init__(self, command: Sequence[str] = (sys.executable, "-P", "-m", "shoal")) -> None:
         self._command = tuple(command)
         self._alive: list[Child] = []
         self._ended: SimpleQueue[Child | None] = SimpleQueue()

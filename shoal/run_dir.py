@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 from dataclasses import dataclass
@@ -74,6 +76,11 @@ class RunDir:
         return self.path / "videos"
 
     @property
+    def lock(self) -> Path:
+        """Locked, with the number of the process inside, while a run uses the folder."""
+        return self.path / ".lock"
+
+    @property
     def needs_replay(self) -> Path:
         """Made by a learner whose plan has a replay table: the launcher then starts a replay server."""
         return self.logs / "needs-replay"
@@ -92,7 +99,8 @@ def default_path(algorithm: str, env: str, seed: int) -> Path:
 def prepare(path: Path, *, resume: bool = False, overwrite: bool = False) -> RunDir:
     """Make `path` ready for a run: create it, or take up (`resume`) or remove (`overwrite`) the run inside.
 
-    Raises ConfigError where that cannot be done; nothing has been removed then.
+    The folder is this process's own until `release`, or until the process ends, however it does. Raises ConfigError
+    where that cannot be done; nothing has been removed then.
     """
     run = RunDir(path)
     if resume and overwrite:
@@ -104,20 +112,60 @@ def prepare(path: Path, *, resume: bool = False, overwrite: bool = False) -> Run
             f"{path} already holds a run: give --resume to continue it, --overwrite to remove it and start anew, "
             "or another --run-dir"
         )
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"run directory {path} cannot be used: it is a file; choose another --run-dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
         _check_writable(path)
+        _hold(run)
         if overwrite:
             remove_run(run)
         run.needs_replay.unlink(missing_ok=True)
         for folder in (run.checkpoints, run.tensorboard, run.logs):
             folder.mkdir(exist_ok=True)
     except OSError as error:
+        release(run)
         where = error.filename or path
         raise ConfigError(
             f"run directory {path} cannot be used: {error.strerror} ({where}); choose another --run-dir"
         ) from None
     return run
+
+
+_held: dict[RunDir, int] = {}
+"""Descriptors of the locked files. Children do not inherit them."""
+
+
+def _hold(run: RunDir) -> None:
+    """Lock the folder. Raises ConfigError where a run has it; file systems without locks are taken as they are."""
+    while True:
+        descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise ConfigError(
+                f"run directory {run.path}: a run is using it (pid {pid or 'unknown'}); "
+                "stop it first or choose another --run-dir"
+            ) from None
+        except OSError:
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(run.lock)):
+                break
+        os.close(descriptor)  # its holder has just removed it
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, b"%d\n" % os.getpid())
+    _held[run] = descriptor
+
+
+def release(run: RunDir) -> None:
+    """The folder may be used by others from here on. No effect where this process does not hold it."""
+    descriptor = _held.pop(run, None)
+    if descriptor is not None:
+        run.lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def remove_run(run: RunDir) -> None:

@@ -20,10 +20,13 @@ from core.config import Config
 from core.errors import CheckpointError, ConfigError, ShoalError
 from shoal import settings as reader
 from shoal.live import make_view
-from shoal.run_dir import RunDir, default_path, prepare, remove_run
+from shoal.run_dir import RunDir, default_path, prepare, release, remove_run
 
 if TYPE_CHECKING:
     from shoal.policy import Policy
+
+REFUSALS = (ConfigError, CheckpointError)
+"""What a learner says before it trains, when it cannot use its settings."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,19 @@ def run(
     if launcher != "local":
         raise ConfigError(f"--launcher {launcher}: only local can be used; ray comes with a later release")
     config, place = set_up(file, flags, sets, more=more, resume=resume, overwrite=overwrite)
-    with _undone_if_refused(place, resume):
+    with undone_if_refused(place, resume):
         write_config(config, place)
         try:
-            Launch(config, place, make_view(place.path, quiet=quiet), resume=resume).run()
+            go_on = resume and can_resume(place)
+            Launch(config, place, make_view(place.path, quiet=quiet), resume=go_on).run()
         except (KeyboardInterrupt, SystemExit):
-            print(_stopped(place), file=sys.stderr)
+            text = _how_to_continue(place)
+            print(text or "Stopped before there was anything to write into a checkpoint.", file=sys.stderr)
+            raise
+        except REFUSALS:
+            raise
+        except ShoalError as error:
+            error.args = ("\n".join(filter(None, (str(error), _how_to_continue(place)))),)
             raise
     if not place.summary.is_file():
         raise ShoalError(f"the learner ended without a summary; see {place.logs / 'learner.log'}")
@@ -167,27 +177,48 @@ def write_config(config: Config, place: RunDir) -> None:
 
 
 @contextlib.contextmanager
-def _undone_if_refused(place: RunDir, resume: bool) -> Iterator[None]:
-    """Where the learner refuses the settings, leave the folder as it was, so that the corrected command just works."""
+def undone_if_refused(
+    place: RunDir, resume: bool, refusals: type[Exception] | tuple[type[Exception], ...] = REFUSALS
+) -> Iterator[None]:
+    """Where the learner refuses the settings, leave the folder as it was, so that the corrected command just works.
+
+    A run that has written figures was not refused. The folder is free for other runs afterwards.
+    """
     before = place.config.read_text(encoding="utf-8") if resume else None
+    size = _size(place.metrics)
     try:
         yield
-    except ConfigError:
-        if before is not None:
-            place.config.write_text(before, encoding="utf-8")
-        elif not (place.metrics.exists() and place.metrics.stat().st_size):
-            remove_run(place)
-            with contextlib.suppress(OSError):
-                place.path.rmdir()
+    except refusals:
+        if _size(place.metrics) == size:
+            if before is not None:
+                place.config.write_text(before, encoding="utf-8")
+            else:
+                remove_run(place)
         raise
+    finally:
+        release(place)
+        with contextlib.suppress(OSError):  # it holds something, as a rule
+            place.path.rmdir()
 
 
-def _stopped(place: RunDir) -> str:
-    """What to say after Ctrl-C or SIGTERM."""
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def can_resume(place: RunDir) -> bool:
+    """Whether there is a checkpoint to go on from; says so where there is none."""
+    if checkpoint.all_in(place.checkpoints):
+        return True
+    print(f"There is no checkpoint in {place.checkpoints} yet: the run starts from its beginning.", file=sys.stderr)
+    return False
+
+
+def _how_to_continue(place: RunDir) -> str:
+    """What to say after a run that was stopped or failed; nothing where it has no checkpoint."""
     try:
         newest = checkpoint.latest(place.checkpoints)
     except CheckpointError:
-        return "Stopped before there was anything to write into a checkpoint."
+        return ""
     again = f"shoal train --resume --run-dir {shlex.quote(str(place.path))}"
     return f"Stopped. The newest checkpoint is {newest}; to continue: {again}"
 

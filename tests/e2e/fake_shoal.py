@@ -20,7 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 import shoal.launch
-from core import config
+from core import config, yaml12
 from core.errors import ConfigError, EnvironmentFailedError, ShoalError
 from shoal.cli import main, parse
 from shoal.processes import Children
@@ -51,7 +51,7 @@ def connect(address: str) -> socket.socket:
 def learner(scenario: str, arguments: Sequence[str]) -> None:
     given = parse(["learner", *arguments])
     run = Path(given.run_dir)
-    actors = config.from_yaml((run / "config.yaml").read_text()).actors
+    actors = config.from_plain(yaml12.load((run / "config.yaml").read_text())).actors
     server = serve(given.socket[0])
     if scenario == "refused":
         (run / "metrics.jsonl").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shoal.processes import HOME
+from shoal.sockets import remove_stale
 from shoal.supervised import EXIT_ORPHANED
 
 pytestmark = pytest.mark.slow
@@ -109,7 +111,7 @@ def test_the_last_actor_beyond_its_budget_ends_the_run(launch: Launch) -> None:
     assert process.returncode == 3
     assert out.count("started again (restart") == 1
     assert "boom (seed 7, last action 1)" in err
-    assert "No actor is left" in err
+    assert "No actor is left, and its restarts are used up." in err
     assert "Traceback" not in err
 
 
@@ -142,6 +144,17 @@ def test_the_learners_death_ends_the_run(launch: Launch, scenario: str, code: in
     assert process.returncode == code
     assert words in err
     assert "learner.log" in err
+
+
+def test_the_directory_of_a_running_run_is_refused(launch: Launch, tmp_path: Path) -> None:
+    first = launch("waiting")
+    wait_for(tmp_path / "run/logs/ready", first)
+    for flag in ("--resume", "--overwrite"):
+        process = launch("waiting", flag)
+        _, err = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 2
+        assert f"a run is using it (pid {first.pid})" in err
+    assert first.poll() is None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -188,6 +201,37 @@ def test_a_supervised_service_ends_with_its_standard_input(tmp_path: Path) -> No
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(DEADLINE_S) == EXIT_ORPHANED
+
+
+def test_a_learner_without_its_launcher_is_asked_to_end_first() -> None:
+    code = (
+        "import signal, sys; from shoal.supervised import end_with_parent\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); end_with_parent(grace_s=20.0); signal.pause()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=HOME)
+    assert process.stdin is not None
+    select.select([], [], [], 0.5)
+    process.stdin.close()
+    assert process.wait(DEADLINE_S) == 7
+
+
+def test_the_sockets_of_a_killed_launcher_are_removed_and_no_others(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.mktemp("b")
+    names = ("shoal-deadaaaa", "shoal-livebbbb", "shoal-newccccc", "shoal-emptyddd", "shoal-othereee")
+    dead, live, new, empty, other = folders = [base / name for name in names]
+    for folder in folders:
+        folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        for folder in (dead, new):
+            with socket.socket(socket.AF_UNIX) as gone:
+                gone.bind(str(folder / "learner.sock"))
+        server.bind(str(live / "learner.sock"))
+        server.listen()
+        (other / "notes.sock").touch()
+        for folder in (dead, live, empty, other):
+            os.utime(folder, (0, 0))
+        remove_stale(base)
+        assert sorted(base.iterdir()) == sorted([live, new, empty, other])
 
 
 def test_a_second_run_in_the_same_directory_is_refused(launch: Launch) -> None:

@@ -83,6 +83,8 @@ def test_services_are_called_with_their_flags(services: list[tuple[Any, ...]], t
     run = tmp_path / "run"
     learner = ["learner", "--env-steps", "7", "--listen", "0.0.0.0:7000", "--run-dir", str(run), "--socket", "/s"]
     assert main([*learner, "--replay-address", "unix:/r"]) == 0
+    (run / "checkpoints" / "0").mkdir()
+    (run / "checkpoints" / "0" / "meta.json").touch()
     assert main([*learner, "--resume"]) == 0
     assert main(["actor", "--learner", "host:1", "--slot", "3"]) == 0
     assert main(["replay", "--listen", "host:2", "--socket", "/a", "--socket", "/b"]) == 0
@@ -99,6 +101,43 @@ def test_a_learner_of_its_own_refuses_a_run_that_is_there(services: list[tuple[A
     assert main(["learner", "--run-dir", str(tmp_path)]) == 0
     assert main(["learner", "--run-dir", str(tmp_path)]) == 2
     assert len(services) == 1
+
+
+def test_a_learner_that_could_not_begin_leaves_no_run(tmp_path: Path, services: list[Any]) -> None:
+    def in_use(*_: Any, **__: Any) -> int:
+        raise OSError("port in use")
+
+    vars(sys.modules["learner.main"])["run"] = in_use
+    for _ in range(2):
+        with pytest.raises(OSError, match="port in use"):
+            main(["learner", "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_checkpoint_resume_starts_from_the_beginning(
+    services: list[tuple[Any, ...]], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["learner", "--run-dir", str(tmp_path)]) == 0
+    assert main(["learner", "--run-dir", str(tmp_path), "--resume"]) == 0
+    assert services[1][-1] is False
+    assert "starts from its beginning" in capsys.readouterr().err
+
+
+def test_bad_arguments_are_refused_before_anything_is_loaded(capsys: Capture) -> None:
+    assert main(["eval", "nowhere", "--episodes", "0"]) == 2
+    assert "--episodes 0" in capsys.readouterr().err
+    assert main(["status", "foo"]) == 2
+    assert "HOST:PORT is needed" in capsys.readouterr().err
+
+
+def test_the_working_directory_is_last_on_the_path(tmp_path: Path) -> None:
+    (tmp_path / "core.py").write_text("raise RuntimeError")
+    code = "import sys; from shoal.__main__ import main; sys.argv[1:] = ['status', 'foo']; main(); print(sys.path[-1])"
+    environment = {"PYTHONPATH": str(HOME), "PATH": "/usr/bin:/bin"}
+    shown = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert shown.stdout.splitlines()[-1] == str(tmp_path), shown.stderr
 
 
 @pytest.mark.parametrize("kind", list(all_errors()), ids=lambda kind: kind.__name__)

@@ -78,6 +78,11 @@ def test_a_module_that_hides_ours_is_named(tmp_path: Path, name: str) -> None:
     assert shown.returncode == 1
     assert f"ImportError: {tmp_path / name}.py hides Shoal's own package '{name}'" in shown.stderr
     assert "rename it" in shown.stderr
+    command = [sys.executable, "-m", "shoal", "--version"]
+    environment = {"PYTHONPATH": str(HOME), "PATH": "/usr/bin:/bin"}
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert f"{name}.py hides Shoal's own package" in shown.stderr
+    assert "Traceback" not in shown.stderr
 
 
 def test_a_module_imported_before_is_named(tmp_path: Path) -> None:
@@ -129,6 +134,10 @@ def test_a_loaded_policy_acts_on_one_observation_and_on_many(run: Path) -> None:
     assert policy.act(list(map(float, batch[0]))).shape == ()
     explored = [policy.act(batch, explore=True) for _ in range(2)]
     assert (explored[0] != explored[1]).any()
+    assert policy.act(batch[::-1], explore=True).shape == (50,)
+    assert policy.act(batch[:3], explore=True).shape == (3,)
+    with pytest.raises(ValueError, match=r"holds nan at index \(2,\)"):
+        policy.act([0.0, 0.0, np.nan, 0.0])
     with pytest.raises(ValueError, match=r"observations of shape \(4,\), got \(3,\)"):
         policy.act(np.zeros(3))
 

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from core.errors import ConfigError
-from shoal.run_dir import RunDir, default_path, prepare
+from shoal import run_dir
+from shoal.processes import HOME
+from shoal.run_dir import RunDir, default_path, release
+
+
+def prepare(path: Path, *, resume: bool = False, overwrite: bool = False) -> RunDir:
+    """A run directory that no run uses any more."""
+    run = run_dir.prepare(path, resume=resume, overwrite=overwrite)
+    release(run)
+    return run
 
 
 def fill(run: RunDir) -> None:
@@ -99,7 +110,7 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
 
 def test_a_path_that_cannot_be_a_directory_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"run directory .*file cannot be used: File exists.*--run-dir"):
+    with pytest.raises(ConfigError, match=r"run directory .*file cannot be used: it is a file.*--run-dir"):
         prepare(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"Not a directory"):
         prepare(tmp_path / "file" / "run")
@@ -109,6 +120,23 @@ def test_a_path_that_cannot_be_a_directory_is_named_with_the_reason(tmp_path: Pa
 def test_an_unwritable_directory_is_named_with_the_reason() -> None:
     with pytest.raises(ConfigError, match=r"run directory /proc cannot be used: "):
         prepare(Path("/proc"))
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}, {}])
+def test_a_run_in_use_is_not_taken(tmp_path: Path, how: dict[str, bool]) -> None:
+    code = f"from shoal.run_dir import *; prepare(Path({str(tmp_path)!r})); print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stdin=pipe, stdout=pipe) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        (tmp_path / "config.yaml").touch() if how else None
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ConfigError, match=rf"a run is using it \(pid {user.pid}\); stop it first"):
+            prepare(tmp_path, **how)
+        assert sorted(tmp_path.rglob("*")) == before
+        user.kill()
+    prepare(tmp_path, **how)
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_the_default_name_is_a_plain_file_name() -> None:

@@ -1,0 +1,54 @@
+"""The launcher's unix sockets: a private folder for a run, and the removal of those that killed launchers left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "shoal-"
+MAX_SOCKET_PATH_BYTES = 100
+STALE_AFTER_S = 60.0
+
+
+@contextlib.contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A private folder whose path leaves room for a socket's name: the kernel takes 107 bytes in all."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) + len(f"/{PREFIX}12345678/learner.sock") > MAX_SOCKET_PATH_BYTES:
+        base = "/tmp"
+    remove_stale(Path(base))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=base, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def remove_stale(base: Path) -> None:
+    """Remove our own socket folders of killed launchers: at least a minute old, with sockets that nobody listens on."""
+    for folder in base.glob(f"{PREFIX}????????"):
+        with contextlib.suppress(OSError):
+            status = folder.stat(follow_symlinks=False)
+            is_old = time.time() - status.st_mtime > STALE_AFTER_S
+            if is_old and status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode):
+                sockets = list(folder.iterdir())
+                if sockets and all(path.suffix == ".sock" and _is_dead(path) for path in sockets):
+                    for path in sockets:
+                        path.unlink()
+                    folder.rmdir()
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether this is a socket that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            return path.is_socket()
+        except OSError:
+            return False
+    return False
