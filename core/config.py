@@ -131,22 +131,6 @@ class Config(Settings):
             yield "run_dir: must name a directory, or be null"
 
 
-def load(
-    file: Path | None = None,
-    flags: Mapping[str, Any] | None = None,
-    sets: Sequence[str] = (),
-    *,
-    presets: Presets = PRESETS,
-    algorithms: Collection[str] = (),
-) -> Config:
-    """The run's settings from all layers; raises ConfigError with every problem. See `read`."""
-    config, problems = read(file, flags, sets, presets=presets, algorithms=algorithms)
-    ConfigError.raise_if(problems)
-    if config is None:
-        raise ConfigError("the settings cannot be used")
-    return config
-
-
 def read(
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
@@ -191,14 +175,6 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
 def to_yaml(config: Config) -> str:
     """The whole tree as a YAML file."""
     return yaml12.dump(to_plain(config))
-
-
-def from_yaml(text: str) -> Config:
-    """The inverse of `to_yaml`, for a run directory's config.yaml: defaults below, no preset."""
-    problems: list[str] = []
-    given = _from_text(text, "config.yaml", problems)
-    ConfigError.raise_if(problems)
-    return from_plain(given)
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

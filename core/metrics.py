@@ -32,30 +32,26 @@ class Metric:
 
 
 VERSIONS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 _METRICS = (
     # progress
     Metric("env_steps", "counter", "env_steps", "Valid rows that the learner has learned from or stored"),
     Metric("env_steps_per_s", "gauge", "env_steps/s", "Speed of the run, evaluation left out"),
     Metric("episodes", "counter", "episodes", "Training episodes that ended"),
-    Metric("episode_return", "gauge", "reward", "Mean sum of raw rewards of the last 100 training episodes"),
-    Metric("episode_length", "gauge", "env_steps", "Mean length of the last 100 training episodes"),
+    Metric("mean_return", "gauge", "reward", "Mean sum of raw rewards of the last 100 training episodes"),
+    Metric("mean_length", "gauge", "env_steps", "Mean length of the last 100 training episodes"),
     Metric("eval_return", "gauge", "reward", "Mean return of the newest greedy evaluation"),
-    Metric("policy_version", "gauge", "versions", "Newest version that was published"),
+    Metric("version", "gauge", "versions", "Newest version that was published"),
     # learner
-    Metric("learner_updates", "counter", "updates", "Optimiser steps"),
-    Metric("learner_update_s", "histogram", "s", "Time of one round's updates", (), SECONDS),
+    Metric("updates", "counter", "updates", "Optimiser steps"),
+    Metric("learner_wait_share", "gauge", "", "Share of time that the learner waited for data, of late"),
     Metric("learner_wait_data_s", "counter", "s", "Time that the learner waited for a batch"),
-    Metric("learner_publish_s", "counter", "s", "Time that the learner spent on publishing weights"),
     Metric("staleness", "histogram", "versions", "Learner's version at use minus the item's", (), VERSIONS),
     Metric("stale_items_dropped", "counter", "items", "Items not learned from because they were too stale"),
     Metric("algorithm", "gauge", "", "What the algorithm says of its newest round, by name", ("name",)),
-    Metric("checkpoints", "counter", "checkpoints", "Checkpoints written"),
-    Metric("checkpoint_s", "counter", "s", "Time that the learner spent on checkpoints"),
-    Metric("weights_bytes", "gauge", "bytes", "Size of one version on the wire"),
     # actors, as their unrolls tell the learner
     Metric("actors", "gauge", "actors", "Actors that are in the run"),
+    Metric("actors_act_share", "gauge", "", "Share of the actors' time spent on environments and the policy, of late"),
     Metric("actor_env_steps", "counter", "env_steps", "Valid rows that came from the actor in a slot", ("slot",)),
     Metric("actor_act_s", "counter", "s", "Time spent on environments and the policy", ("slot",)),
     Metric("actor_wait_weights_s", "counter", "s", "Time spent on waiting for weights", ("slot",)),
@@ -66,11 +62,7 @@ _METRICS = (
     Metric("table_bytes", "gauge", "bytes", "Memory of a table's columns", ("table",)),
     Metric("table_inserted_items", "counter", "items", "Items that a table acknowledged", ("table",)),
     Metric("table_sampled_items", "counter", "items", "Items that a table handed out", ("table",)),
-    Metric("table_received_bytes", "counter", "bytes", "Bytes of chunks that a table received", ("table",)),
     Metric("table_duplicates", "counter", "items", "Items that were known and not inserted again", ("table",)),
-    Metric("table_rejected_items", "counter", "items", "Items that a table refused", ("table",)),
-    Metric("limiter_waits", "counter", "waits", "Calls that had to wait, by reason", ("table", "reason")),
-    Metric("limiter_wait_s", "counter", "s", "Time that calls waited, by reason", ("table", "reason")),
     # processes
     Metric("rss_bytes", "gauge", "bytes", "Resident memory of a process", ("process",)),
     Metric("restarts", "counter", "restarts", "Processes that were started again, by what they are", ("process",)),

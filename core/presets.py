@@ -27,7 +27,6 @@ PRESETS: Presets = {
             "gamma": 0.98,
             "gae_lambda": 0.8,
             "entropy_coefficient": 0.0,
-            "shared_trunk": False,
         },
     },
     ("dqn", "CartPole-v1"): {

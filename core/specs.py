@@ -57,8 +57,11 @@ class EnvSpec:
     action: ActionSpec
 
     def to_plain(self) -> dict[str, Any]:
-        """Dicts, lists, numbers and strings, for msgpack and JSON."""
-        return asdict(self)
+        """Dicts, lists, finite numbers and strings, for msgpack and JSON; the bound of an unbounded action is text."""
+        plain = asdict(self)
+        for bound in ("low", "high"):
+            plain["action"][bound] = [x if math.isfinite(x) else str(x) for x in plain["action"][bound]]
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> EnvSpec:
@@ -69,8 +72,8 @@ class EnvSpec:
             array=ArraySpec.from_plain(a["array"]),
             n=int(a["n"]),
             start=int(a["start"]),
-            low=tuple(a["low"]),
-            high=tuple(a["high"]),
+            low=tuple(map(float, a["low"])),
+            high=tuple(map(float, a["high"])),
         )
         return cls(str(plain["id"]), ArraySpec.from_plain(plain["observation"]), action)
 

@@ -142,7 +142,6 @@ class Result:
 
     updates: int
     metrics: dict[str, float] = field(default_factory=dict)
-    priorities: Array | None = None
 
 
 class Episode(NamedTuple):

@@ -87,9 +87,15 @@ class DQNConfig(Settings):
     def contradictions(self) -> Iterable[str]:
         """Fields that exclude each other."""
         if self.min_size > self.replay_capacity:
-            yield f"min_size: {self.min_size} items can never be in a table of replay_capacity {self.replay_capacity}"
+            yield (
+                f"min_size: {self.min_size} items can never be in a table of replay_capacity {self.replay_capacity}; "
+                f"lower the first or raise the second"
+            )
         if self.batch_size > self.min_size:
-            yield f"batch_size: {self.batch_size} is more than min_size {self.min_size}"
+            yield (
+                f"batch_size: {self.batch_size} is more than min_size {self.min_size}; "
+                f"lower the first or raise the second"
+            )
 
 
 class State:

@@ -66,7 +66,7 @@ class PPOConfig(Settings):
     """No further epoch once the mean estimate of KL(behaviour, target) in the last one is above this."""
     hidden: tuple[int, ...] = bounded((64, 64), low=1)
     """Widths of the hidden layers."""
-    shared_trunk: bool = True
+    shared_trunk: bool = False
     """One network for policy and value, or one each."""
     activation: Activation = "tanh"
     """Between the layers."""

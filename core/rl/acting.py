@@ -6,13 +6,14 @@ that act are on the CPU. Actions leave as the environment takes them: discrete o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from core.rl.distributions import Categorical, DiagonalGaussian
 from core.rl.networks import ActorCritic, QNetwork
 from core.specs import ActionSpec
 from core.types import Array, Policy, Step, Task
@@ -34,9 +35,20 @@ def from_env(action: ActionSpec, actions: Tensor) -> Tensor:
     return actions.reshape(*actions.shape[: actions.ndim - len(action.array.shape)], action.array.size)
 
 
-def _forever(draw: Callable[[], tuple[T, ...]]) -> Iterator[T]:
-    while True:
-        yield from draw()
+def _rows(draw: Callable[[tuple[int, ...]], Iterable[T]]) -> Callable[[tuple[int, ...]], T]:
+    """A function that gives one row of the shape it is asked for; `draw` makes many, anew when the shape changes."""
+    ahead: Iterator[T] = iter(())
+    drawn: tuple[int, ...] | None = None
+
+    def row(shape: tuple[int, ...]) -> T:
+        nonlocal ahead, drawn
+        found = next(ahead, None) if shape == drawn else None
+        if found is None:
+            ahead, drawn = iter(draw(shape)), shape
+            found = next(ahead)
+        return found
+
+    return row
 
 
 def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
@@ -45,19 +57,13 @@ def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
     Noise is drawn `rows` rows at a time.
     """
     rng = task.rng()
-    noise: Iterator[Tensor] | None = None
+    kind = Categorical if network.discrete else DiagonalGaussian
+    noise = _rows(lambda shape: kind.noise(rng, (rows, *shape)).unbind(0))
 
     def policy(obs: Array, memory: object) -> Step:
-        nonlocal noise
         with torch.inference_mode():
             distribution = network.policy(torch.from_numpy(obs))
-            if task.explore:
-                if noise is None:
-                    shape = (rows, *distribution[0].shape)
-                    noise = _forever(lambda: distribution.noise(rng, shape).unbind(0))
-                actions = distribution.sample(next(noise))
-            else:
-                actions = distribution.mode()
+            actions = distribution.sample(noise(distribution[0].shape)) if task.explore else distribution.mode()
             log_prob = distribution.log_prob(actions)
             return Step(to_env(network.action, actions).numpy(), {"log_prob": log_prob.numpy()}, memory)
 
@@ -67,19 +73,18 @@ def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
 def epsilon_greedy(network: QNetwork, task: Task, epsilon: float, rows: int) -> Policy:
     """The action of highest Q, or with probability `epsilon` (0 without `task.explore`) a uniform one."""
     rng, n, start = task.rng(), network.action.n, network.action.start
-    dice: Iterator[tuple[Array, Array]] | None = None
+
+    def draw(shape: tuple[int, ...]) -> Iterable[tuple[Array, Array]]:
+        many = (rows, *shape)
+        return zip(rng.random(many, np.float32) < epsilon, rng.integers(0, n, many), strict=True)
+
+    dice = _rows(draw)
 
     def policy(obs: Array, memory: object) -> Step:
-        nonlocal dice
         with torch.inference_mode():
             action: Array = network(torch.from_numpy(obs)).argmax(-1).numpy()
         if task.explore:
-            if dice is None:
-                shape = (rows, len(obs))
-                dice = _forever(
-                    lambda: tuple(zip(rng.random(shape, np.float32) < epsilon, rng.integers(0, n, shape), strict=True))
-                )
-            explores, uniform = next(dice)
+            explores, uniform = dice((len(obs),))
             action = np.where(explores, uniform, action)
         return Step(action + start if start else action, {}, memory)
 

@@ -28,11 +28,6 @@ def gae(
     return scan(valid_TB * delta_TB, trace_decay * valid_TB * onward_TB)
 
 
-def monte_carlo(rewards_TB: Tensor, valid_TB: Tensor, gamma: float) -> Tensor:
-    """Discounted return to the end of the episode [T, B]; right only for columns that hold whole episodes."""
-    return scan(valid_TB * rewards_TB, gamma * valid_TB)
-
-
 class NStep(NamedTuple):
     """n-step returns of N windows: the value target is `returns_N + factors_N * bootstrap(obs[steps_N])`."""
 

@@ -37,6 +37,7 @@ def test_one_seed_learns(algorithm: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.learning
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
 def test_five_seeds_learn_within_the_budget(algorithm: str, tmp_path: Path) -> None:
     counts = [solved_at(algorithm, seed, tmp_path) for seed in range(1, 6)]

@@ -110,3 +110,17 @@ def test_box_actions_have_the_spaces_shape() -> None:
     assert torch.equal(to_env(BOX.action, actions), torch.from_numpy(step.action))
     log_prob = network.policy(torch.from_numpy(OBS)).log_prob(actions).detach().numpy()
     np.testing.assert_allclose(step.columns["log_prob"], log_prob, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sampling", "epsilon_greedy"])
+def test_noise_is_drawn_for_the_batch_that_is_there(actor_critic: ActorCritic, q_network: QNetwork, kind: str) -> None:
+    def policy() -> Policy:
+        if kind == "sampling":
+            return sampling(actor_critic, TASK, rows=8)
+        return epsilon_greedy(q_network, TASK, epsilon=1.0, rows=8)
+
+    acting = policy()
+    acting(OBS[:1], None)
+    assert len(np.unique(acting(OBS, None).action)) > 1  # one environment's noise is not shared by all
+    acting = policy()
+    assert [acting(OBS[:envs], None).action.shape for envs in (5, 3, 3, 5)] == [(5,), (3,), (3,), (5,)]

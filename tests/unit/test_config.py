@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 
 from core import config, fields, yaml12
 from core.algorithms import REGISTRY
-from core.config import Config, EvaluationConfig, NetworkConfig, load, read
+from core.config import Config, EvaluationConfig, NetworkConfig, read
 from core.errors import ConfigError
 from core.fields import Settings, bounded, build
 from core.presets import PRESETS
 
 NO_PRESETS: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def load(*layers: Any, **more: Any) -> Config:
+    loaded, problems = read(*layers, **more)
+    ConfigError.raise_if(problems)
+    assert loaded is not None
+    return loaded
+
+
+def from_yaml(text: str) -> Config:
+    return config.from_plain(yaml12.load(text))
 
 
 def problems_of(*sets: str, file: Path | None = None, **more: Any) -> list[str]:
@@ -235,7 +246,7 @@ def test_what_is_no_whole_number_is_refused(setting: str) -> None:
 @pytest.mark.parametrize("value", ["yes", "on", "no", "12:30", "2026-01-01", "0o7", "1.2.3"])
 def test_text_stays_text(value: str) -> None:
     assert load(None, {}, [f"run_dir={value}"]).run_dir == value
-    assert config.from_yaml(config.to_yaml(Config(run_dir=value))).run_dir == value
+    assert from_yaml(config.to_yaml(Config(run_dir=value))).run_dir == value
     assert yaml.safe_load(config.to_yaml(Config(run_dir=value)))["run_dir"] == value
 
 
@@ -294,12 +305,12 @@ def test_plain_and_json_round_trip(run: Config) -> None:
 @given(configs)
 @example(Config(env="\x85"))  # PyYAML writes this line break in a way that it cannot read, unless all is ASCII
 def test_yaml_round_trip(run: Config) -> None:
-    assert config.from_yaml(config.to_yaml(run)) == run
+    assert from_yaml(config.to_yaml(run)) == run
 
 
 def test_a_runs_own_file_takes_no_preset(tmp_path: Path) -> None:
     run = Config(settings={"gamma": 0.5})
-    assert config.from_yaml(config.to_yaml(run)) == run
+    assert from_yaml(config.to_yaml(run)) == run
     assert load(written(tmp_path, config.to_yaml(run)), presets=NO_PRESETS) == run
 
 
@@ -313,8 +324,6 @@ def test_the_written_file_has_every_name() -> None:
 def test_reading_a_bad_plain_tells_all() -> None:
     with pytest.raises(ConfigError, match="2 problems"):
         config.from_plain({"actors": 0, "sed": 1})
-    with pytest.raises(ConfigError, match="not YAML"):
-        config.from_yaml("a: [")
 
 
 @given(st.lists(st.text(), max_size=4), st.dictionaries(st.text(), plain_values, max_size=4))

@@ -99,6 +99,17 @@ def test_the_documents_have_commands_links_and_files() -> None:
     assert len(FILE.findall(texts["reading.md"])) > 20
 
 
+def test_the_lines_of_the_path_are_counted() -> None:
+    listed = {
+        path: int(count) for count, path in re.findall(r"^ *(\d+) (\S+)$", (ROOT / "docs/reading.md").read_text(), re.M)
+    }
+    total = listed.pop("total")
+    assert len(listed) > 10
+    assert total == sum(listed.values())
+    lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in listed}
+    assert {path: lines[path] for path in listed if abs(listed[path] - lines[path]) > 0.1 * lines[path]} == {}
+
+
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     bad = "```sh\nshoal train --actor 2\nshoal train \\\n  --set ppo.gama=1\nshoal eval\nshoal status x\n```\n"
     assert [problem_of(command) is not None for command in commands(bad)] == [True, True, True, False]

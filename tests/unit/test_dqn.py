@@ -206,6 +206,7 @@ def test_settings_that_cannot_go_together_are_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         DQNConfig(replay_capacity=500, min_size=1000, batch_size=2000)
     assert len(refused.value.problems) == 2
+    assert all("lower the first or raise the second" in problem for problem in refused.value.problems)
 
 
 def test_state_holds_the_target_network_and_the_count() -> None:

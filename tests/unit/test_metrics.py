@@ -13,19 +13,19 @@ from tests.conftest import Threads
 
 def test_a_figure_is_absent_until_it_is_set() -> None:
     metrics = Metrics()
-    assert metrics.value("episode_return") is None
+    assert metrics.value("mean_return") is None
     assert b"shoal_" not in metrics.text()
-    metrics.set("episode_return", 12.5)
-    assert metrics.value("episode_return") == 12.5
-    assert b"\nshoal_episode_return 12.5\n" in metrics.text()
+    metrics.set("mean_return", 12.5)
+    assert metrics.value("mean_return") == 12.5
+    assert b"\nshoal_mean_return 12.5\n" in metrics.text()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_absent_and_counted(bad: float) -> None:
     metrics = Metrics()
-    metrics.set("episode_return", 1.0)
-    metrics.set("episode_return", bad)
-    assert metrics.value("episode_return") is None
+    metrics.set("mean_return", 1.0)
+    metrics.set("mean_return", bad)
+    assert metrics.value("mean_return") is None
     metrics.set("table_items", 3, table="a")
     metrics.set("table_items", 4, table="b")
     metrics.set("table_items", bad, table="a")
@@ -33,11 +33,11 @@ def test_what_is_not_finite_is_absent_and_counted(bad: float) -> None:
     assert metrics.value("table_items", table="b") == 4
     metrics.observe("staleness", bad)
     assert b"shoal_staleness" not in metrics.text()
-    assert metrics.value("metrics_not_finite", metric="episode_return") == 1
+    assert metrics.value("metrics_not_finite", metric="mean_return") == 1
     assert metrics.value("metrics_not_finite", metric="table_items") == 1
     assert metrics.value("metrics_not_finite", metric="staleness") == 1
-    metrics.set("episode_return", 2.0)
-    assert metrics.value("episode_return") == 2.0
+    metrics.set("mean_return", 2.0)
+    assert metrics.value("mean_return") == 2.0
 
 
 def test_removing_what_was_never_set_changes_nothing() -> None:
@@ -50,11 +50,11 @@ def test_removing_what_was_never_set_changes_nothing() -> None:
 
 def test_counters_add_up_by_label() -> None:
     metrics = Metrics()
-    metrics.inc("limiter_waits", table="queue", reason="full")
-    metrics.inc("limiter_waits", 2, table="queue", reason="full")
-    metrics.inc("limiter_waits", table="queue", reason="empty")
-    assert metrics.value("limiter_waits", table="queue", reason="full") == 3
-    assert b'shoal_limiter_waits_total{reason="full",table="queue"} 3.0' in metrics.text()
+    metrics.inc("table_inserted_items", table="a")
+    metrics.inc("table_inserted_items", 2, table="a")
+    metrics.inc("table_inserted_items", table="b")
+    assert metrics.value("table_inserted_items", table="a") == 3
+    assert b'shoal_table_inserted_items_total{table="a"} 3.0' in metrics.text()
 
 
 def test_histograms_count_in_versions() -> None:
@@ -83,8 +83,8 @@ def test_an_unknown_name_or_the_wrong_kind_is_refused() -> None:
 
 def test_two_processes_figures_in_one_process_stay_apart() -> None:
     one, two = Metrics(), Metrics()
-    one.inc("learner_updates")
-    assert two.value("learner_updates") is None
+    one.inc("updates")
+    assert two.value("updates") is None
 
 
 def test_threads_lose_no_count(threads: Threads) -> None:

@@ -19,7 +19,14 @@ Batch = dict[str, torch.Tensor]
 
 
 def config(**settings: Any) -> PPOConfig:
-    given = {"hidden": (8,), "epochs": 1, "minibatch_size": T * B, "adam_eps": 1e-2, "learning_rate": 0.1}
+    given = {
+        "hidden": (8,),
+        "epochs": 1,
+        "minibatch_size": T * B,
+        "adam_eps": 1e-2,
+        "learning_rate": 0.1,
+        "shared_trunk": True,
+    }
     return PPOConfig(**{**given, **settings})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.rl.returns import gae, monte_carlo, nstep
+from core.rl.returns import gae, nstep
 
 GAMMA = 0.9
 
@@ -72,21 +72,6 @@ def test_gae_limits() -> None:
     torch.testing.assert_close(gae(rewards, discounts, valid, values, 0.5, 0.0), td)
     to_the_end = tensor(1 + 1 + 0.75 + 1, 2 + 1.5 + 2, 3 + 4) - values[:-1]
     torch.testing.assert_close(gae(rewards, discounts, valid, values, 0.5, 1.0), to_the_end)
-
-
-def test_monte_carlo_equals_sums_over_episodes() -> None:
-    rng = np.random.default_rng(2)
-    for _ in range(20):
-        rewards, _, valid = columns(rng, int(rng.integers(1, 14)))
-        returns = monte_carlo(rewards, valid, GAMMA)
-        for t, b, end in steps(valid):
-            wanted = sum(GAMMA ** (k - t) * rewards[k, b] for k in range(t, end))
-            assert returns[t, b] == pytest.approx(float(wanted), abs=1e-10)
-        assert (returns[valid == 0] == 0).all()
-
-
-def test_monte_carlo_literal() -> None:
-    assert monte_carlo(tensor(1, 2, 100, 4, 8), tensor(1, 1, 0, 1, 1), 0.5).flatten().tolist() == [2, 2, 0, 8, 8]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])

@@ -1,6 +1,9 @@
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -63,3 +66,13 @@ def test_zeros_are_columns_of_the_largest_size(name: str) -> None:
     assert columns["obs"].shape == (6, 4, 8, 8)
     assert columns["action"].shape == (5, 4)
     assert sum(c.nbytes for c in columns.values()) == signature_of(make(name, {"unroll_length": 5})).nbytes(5, 4)
+
+
+def test_an_unbounded_action_is_carried_as_plain_json() -> None:
+    array = ArraySpec((3,), "float32")
+    spec = EnvSpec(
+        "Test-v0", array, ActionSpec("box", array, low=(-math.inf, -1.0, 0.0), high=(math.inf, 1.0, math.inf))
+    )
+    text = json.dumps(spec.to_plain(), allow_nan=False)
+    assert EnvSpec.from_plain(json.loads(text)) == spec
+    assert EnvSpec.from_plain(msgpack.unpackb(msgpack.packb(spec.to_plain()))) == spec
