@@ -10,10 +10,10 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ def connect(address: str) -> socket.socket:
             client.connect(address.removeprefix("unix:"))
             return client
         client.close()
-        time.sleep(0.005)
+        select.select([], [], [], 0.005)
 
 
 def learner(scenario: str, arguments: Sequence[str]) -> None:
@@ -88,7 +88,7 @@ def tell(server: socket.socket, word: str) -> None:
     seat.sendall(f"{word}\n".encode())
     pid = int(seat.makefile().readline())
     while Path(f"/proc/{pid}").exists():  # until the launcher has seen its end
-        time.sleep(0.005)
+        select.select([], [], [], 0.005)
 
 
 def actor(arguments: Sequence[str]) -> None:
