@@ -151,10 +151,9 @@ class Learner:
         with _stop_on_signals(trainer):
             try:
                 reason = trainer.run()
-            except DivergedError:
-                raise
-            except Exception:
-                self._save()
+            except Exception as error:
+                if not isinstance(error, DivergedError):
+                    self._save()
                 raise
             services.finish(reason)
             self._save()

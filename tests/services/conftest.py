@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.experience import client, sampler, service, stream, table
+from tests.services.scripted import open_stream, server
 from tests.services.serving import Serving
+
+__all__ = ["client", "open_stream", "sampler", "server", "service", "serving", "stream", "table"]
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""core/stream.py when connections break, servers refuse and streams are closed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core import errors
+from core.clock import FakeClock
+from core.stream import InsertStream
+from tests.conftest import Threads
+from tests.services.scripted import (
+    EXPERIENCE,
+    INCARNATION,
+    SLOT,
+    Open,
+    Scripted,
+    blocked,
+    error_of_insert,
+    insert,
+)
+from tests.services.serving import DEADLINE_S, Serving, wait_until
+
+
+@pytest.mark.parametrize("next_seq", [1, 2, 5])
+def test_a_gap_in_the_seqs_ends_the_stream(next_seq: int, server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    first = server.next()
+    first.expects(1)
+    insert(stream, 3)
+    first.ack(2)
+    wait_until(lambda: stream.unacknowledged == 1, "the ack")
+    first.send(errors.UnavailableError("going down"))
+    server.next().expects(next_seq)  # 3 or 4 would be right
+    with pytest.raises(errors.ItemRejectedError, match=rf"expects seq {next_seq}, the oldest one kept here is [34]"):
+        stream.flush(DEADLINE_S)
+    with pytest.raises(errors.ItemRejectedError, match="start this actor anew"):
+        insert(stream)
+
+
+@pytest.mark.parametrize("kind", [errors.SchemaError, errors.ItemRejectedError, errors.PeerIncompatibleError])
+def test_an_error_that_no_retry_mends_surfaces_in_a_waiting_insert(
+    kind: type[errors.ShoalError], server: Scripted, open_stream: Open, threads: Threads
+) -> None:
+    stream = open_stream(window=1)
+    connection = server.next()
+    connection.expects(1)
+    insert(stream)
+    waiting = threads.start(error_of_insert, stream)
+    wait_until(lambda: blocked(stream), "the second insert waits")
+    connection.send(kind("column 'obs' is odd"))
+    error = waiting.result(DEADLINE_S)
+    assert type(error) is kind
+    assert str(error) == "column 'obs' is odd"
+
+
+def test_close_wakes_a_waiting_insert(server: Scripted, open_stream: Open, threads: Threads) -> None:
+    stream = open_stream(window=1)
+    connection = server.next()
+    connection.expects(1)
+    insert(stream)
+    waiting = threads.start(error_of_insert, stream)
+    wait_until(lambda: blocked(stream), "the second insert waits")
+    stream.close()
+    assert isinstance(waiting.result(DEADLINE_S), errors.TableClosedError)
+    assert connection.over.wait(DEADLINE_S)
+    with pytest.raises(errors.TableClosedError):
+        insert(stream)
+
+
+def test_close_before_the_server_answered_ends_the_thread(server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    connection = server.next()
+    assert connection.received.get(timeout=DEADLINE_S).HasField("open")
+    stream.close()
+    assert not stream._thread.is_alive()
+    assert connection.over.wait(DEADLINE_S)
+
+
+def test_close_while_nobody_answers_ends_the_thread(open_stream: Open) -> None:
+    stream = open_stream()
+    wait_until(lambda: blocked(stream), "the pause before the next attempt")
+    stream.close()
+    assert not stream._thread.is_alive()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_server_that_ends_the_call_without_an_error_is_tried_again(
+    answered: bool, server: Scripted, open_stream: Open
+) -> None:
+    stream = open_stream()
+    first = server.next()
+    if answered:
+        first.expects(1)
+    first.send(None)
+    second = server.next()
+    second.expects(1)
+    insert(stream)
+    assert second.seqs(1) == [1]
+
+
+def test_patience_ends_when_nobody_answers(open_stream: Open) -> None:
+    clock = FakeClock()
+    stream = open_stream(patience_s=30.0, clock=clock)
+    insert(stream)
+    wait_until(lambda: blocked(stream), "the first attempt failed")
+    clock.advance(29.0)
+    with pytest.raises(errors.DeadlineError, match=r"left 1 items unacknowledged for 0.1 s"):
+        stream.flush(0.1)
+    clock.advance(2.0)
+    with pytest.raises(errors.UnavailableError, match="the test's table cannot be reached"):
+        stream.flush(DEADLINE_S)
+
+
+def test_patience_starts_anew_after_a_connection_stood(serving: Serving, server: Scripted, open_stream: Open) -> None:
+    clock = FakeClock()
+    stream = open_stream(patience_s=30.0, clock=clock)
+    server.next().expects(1)
+    insert(stream)
+    clock.advance(1000.0)
+    serving.stop()
+    restarted = Scripted()
+    serving.start(EXPERIENCE, restarted)
+    connection = restarted.next()
+    connection.expects(1)
+    connection.ack(1)
+    stream.flush(DEADLINE_S)
+    assert stream.unacknowledged == 0
+
+
+def test_a_closed_channel_surfaces_when_patience_ends(serving: Serving, server: Scripted) -> None:
+    clock = FakeClock()
+    channel = serving.channel()
+    stream = InsertStream(channel, "the test's table", "experience", SLOT, INCARNATION, patience_s=1.0, clock=clock)
+    server.next().expects(1)
+    insert(stream)
+    channel.close()
+    wait_until(lambda: blocked(stream), "the channel is seen to be closed")
+    clock.advance(2.0)
+    with pytest.raises(errors.UnavailableError, match="cannot be reached any more"):
+        stream.flush(DEADLINE_S)
+    stream.close()
+
+
+def test_flush_says_who_holds_the_items(server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    server.next().expects(1)
+    insert(stream, 2)
+    with pytest.raises(errors.DeadlineError, match=r"the test's table left 2 items unacknowledged for 0.01 s"):
+        stream.flush(0.01)
+
+
+@pytest.mark.parametrize("retried", [errors.UnavailableError, errors.DeadlineError, errors.TableClosedError])
+def test_errors_that_time_may_mend_are_retried(
+    retried: type[errors.ShoalError], server: Scripted, open_stream: Open
+) -> None:
+    stream = open_stream()
+    server.next().send(retried("not now"))
+    connection = server.next()
+    connection.expects(1)
+    insert(stream)
+    assert connection.seqs(1) == [1]
+
+
+def test_nothing_is_lost_or_doubled_on_a_bad_connection(
+    server: Scripted, open_stream: Open, threads: Threads, rng: np.random.Generator
+) -> None:
+    total, applied, acked = 60, 0, 0
+    stream = open_stream(window=4)
+    sender = threads.start(insert, stream, total)
+    while applied < total:
+        connection = server.next()
+        connection.expects(applied + 1)
+        acked = applied
+        for _ in range(int(rng.integers(1, 25))):
+            if applied == total:
+                break
+            (seq,) = connection.seqs(1)
+            assert seq == applied + 1
+            applied += 1
+            if rng.random() < 0.7 or applied - acked == 4:  # a lost ack is made good by the next, or by next_seq
+                connection.ack(seq)
+                acked = seq
+        if applied < total:
+            connection.send(errors.UnavailableError("cut"))
+        else:
+            connection.ack(seq)
+    sender.result(DEADLINE_S)
+    stream.flush(DEADLINE_S)
+    assert stream.unacknowledged == 0
