@@ -20,6 +20,7 @@ from actors.weights import WeightsReceiver
 from core import envs as vector
 from core import rpc
 from core.algorithms import make
+from core.compression import crosses_network
 from core.errors import DeadlineError, EnvironmentFailedError, TableClosedError, UnavailableError, WeightsCorruptError
 from core.rl.optim import flatten
 from core.runspec import RunSpec
@@ -90,6 +91,7 @@ class Actor:
             window=run.window_chunks,
             max_chunk_bytes=run.max_chunk_bytes,
             patience_s=run.learner_patience_s,
+            compress=crosses_network(experience),
         )
         self._weights = WeightsReceiver(
             client,

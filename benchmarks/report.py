@@ -34,24 +34,25 @@ def markdown(rows: Sequence[Row], results: Results) -> str:
     """For a document: where, the table, and the command behind every contestant."""
     runs = max((len(kept) for kept in results.values()), default=0)
     lines = [f"{machine()}. Medians of {runs} interleaved runs; a ratio is the median of the ratios of neighbours."]
-    lines += ["", _line(HEADINGS), _line(["---"] * len(HEADINGS)), *(_line(_cells(row)) for row in rows)]
+    lines += ["", line(HEADINGS), line(["---"] * len(HEADINGS)), *(line(_cells(row)) for row in rows)]
     lines += ["", "The first run of each, as a command:", "", "```"]
     for name, kept in results.items():
         lines += [f"# {name}", *(str(run["command"]) for run in kept[:1] if "command" in run)]
     return "\n".join([*lines, "```"])
 
 
-def between_markers(text: str, block: str) -> str:
+def between_markers(text: str, block: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """`text` with what is between its markers replaced. Raises ValueError where they are not there once, in order."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the two lines\n{BEGIN}\n{END}\nmust be there once, in this order")
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"
+    begin, end = markers
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the two lines\n{begin}\n{end}\nmust be there once, in this order")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{block}\n{end}{rest.partition(end)[2]}"
 
 
-def write(document: Path, block: str) -> None:
+def write(document: Path, block: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
     """Replace the document's figures. Raises OSError or ValueError; the document is then as it was."""
-    text = between_markers(document.read_text(encoding="utf-8"), block)
+    text = between_markers(document.read_text(encoding="utf-8"), block, markers)
     _replace(document, text)
 
 
@@ -87,7 +88,8 @@ def _cells(row: Row) -> Sequence[str]:
     return (row.what, row.ours, row.other, row.ratio, row.bar, VERDICTS[row.passed])
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Of a table in markdown."""
     return f"| {' | '.join(cells)} |"
 
 

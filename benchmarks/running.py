@@ -37,6 +37,8 @@ class Contestant:
     """Note the peak memory of its processes."""
     once: bool = False
     """One run says it all."""
+    timeout_s: float | None = None
+    """None: TIMEOUT_S."""
 
 
 def interleaved(
@@ -65,7 +67,7 @@ def run(contestant: Contestant, seed: int, folder: Path) -> Result:
     command = list(contestant.command(seed, place))
     start_unix_s = time.time()
     with log.open("wb") as out:
-        code, memory = _execute(command, out, contestant.watch)
+        code, memory = _execute(command, out, contestant.watch, contestant.timeout_s or TIMEOUT_S)
     if code != 0:
         how = "did not end in time" if code is None else f"ended with exit code {code}"
         return {"error": f"{how}: {shlex.join(command)} (output: {log})"}
@@ -77,7 +79,7 @@ def run(contestant: Contestant, seed: int, folder: Path) -> Result:
     return {"seed": seed, "command": shown, "start_unix_s": start_unix_s, **figures, **memory}
 
 
-def _execute(command: Sequence[str], out: Any, watch: bool) -> tuple[int | None, Mapping[str, Any]]:
+def _execute(command: Sequence[str], out: Any, watch: bool, timeout_s: float) -> tuple[int | None, Mapping[str, Any]]:
     """Exit code, None if it was not over in time, and peak memory by role. Nothing that it started is left."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     process = subprocess.Popen(
@@ -85,7 +87,7 @@ def _execute(command: Sequence[str], out: Any, watch: bool) -> tuple[int | None,
     )
     watcher = Watcher(process.pid) if watch else None
     try:
-        code = process.wait(TIMEOUT_S)
+        code = process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         code = None
     finally:
@@ -119,5 +121,5 @@ def last_json(log: Path) -> Result:
 
 def in_short(result: Result) -> str:
     """One run in a few words."""
-    shown = ("error", "env_steps_per_s", "solved_at_env_steps", "peak_mb")
+    shown = ("error", "env_steps_per_s", "solved_at_env_steps", "peak_mb", "per_s", "inserted_per_s", "restart_s")
     return ", ".join(f"{name} {result[name]}" for name in shown if result.get(name) is not None) or "never solved"

@@ -46,7 +46,7 @@ class FaultsConfig(Settings):
     """How long who waits for whom, and how often a dead process is started again."""
 
     restarts: int = bounded(3, low=0)
-    """Times that each actor may be started again before the run ends with its traceback."""
+    """Times that each actor, and the replay server, may be started again before the run ends with its traceback."""
     rejoin_grace_s: float = bounded(10.0, low=0)
     """How long a round waits for a dead actor's replacement before it goes on without that slot."""
     learner_patience_s: float = bounded(30.0, low=0)
@@ -63,6 +63,8 @@ class NetworkConfig(Settings):
     """HOST:PORT where the learner listens; port 0 takes a free one. Loopback, unless it is told otherwise."""
     metrics_port: int | None = bounded(None, low=0, high=65_535)
     """Port of the learner's /metrics, /healthz and /readyz; 0 takes a free one, null serves none."""
+    replay_metrics_port: int | None = bounded(None, low=0, high=65_535)
+    """The same of the replay server that the launcher starts."""
     window_chunks: int = bounded(2, low=1, high=1024)
     """Chunks that an actor may have sent without an acknowledgement."""
     max_chunk_bytes: int = bounded(1 << 20, low=1 << 12)
@@ -110,6 +112,8 @@ class Config(Settings):
     """Versions between the policy that acts and the one being trained; async: the newest; auto: the algorithm's."""
     replay: Literal["process", "embedded"] = "process"
     """Where a replay table lives: in a process of its own or in the learner's. Queues are always the learner's."""
+    replay_data_dir: str | None = None
+    """Folder where the replay process keeps its tables after the run; null: /dev/shm, while it lasts; memory: none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the learner computes on; auto: CUDA where there is one."""
     learner_threads: int = bounded(0, low=0, high=1024)
@@ -129,6 +133,13 @@ class Config(Settings):
             yield f"algorithm: must be a name that is no other setting's, not {self.algorithm!r}"
         if self.run_dir is not None and not self.run_dir.strip():
             yield "run_dir: must name a directory, or be null"
+        if self.replay_data_dir is not None and not self.replay_data_dir.strip():
+            yield "replay_data_dir: must name a folder, or be memory or null"
+        if self.replay_data_dir is not None and self.replay == "embedded":
+            yield (
+                "replay_data_dir: an embedded table is in the learner's memory, only a replay process keeps files; "
+                "set replay to process, or leave it out"
+            )
 
 
 def read(

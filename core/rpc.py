@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -20,8 +21,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from core import errors
+from core.framing import unframe
 
-PROTOCOL = 1
+PROTOCOL = 2
 _ERROR_KEY = "shoal-error"
 _PROBLEMS_KEY = "shoal-problems-bin"
 _MOST_CHARACTERS = 1500  # of a message; what carries it is refused above 8 KiB, in which a status has it twice
@@ -38,6 +40,7 @@ _STATUS: dict[type[errors.ShoalError], grpc.StatusCode] = {
     errors.ShoalError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 M = TypeVar("M", bound=Message)
+F = TypeVar("F", bound=Callable[..., Any])
 logger = logging.getLogger(__name__)
 
 
@@ -109,6 +112,12 @@ def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: o
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
 
+def framed(function: F) -> F:
+    """Marks a handler that takes its requests as bytes, for core/framing.py to read."""
+    function.framed = True  # type: ignore[attr-defined]
+    return function
+
+
 def _handler(method: MethodDescriptor, function: Callable[..., Any]) -> Any:
     make: Callable[..., Any] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -116,7 +125,7 @@ def _handler(method: MethodDescriptor, function: Callable[..., Any]) -> Any:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[method.client_streaming, method.server_streaming]
     guard = _guard_stream if method.server_streaming else _guard_unary
-    parse = GetMessageClass(method.input_type).FromString
+    parse = None if hasattr(function, "framed") else GetMessageClass(method.input_type).FromString
     return make(guard(function), request_deserializer=parse, response_serializer=_serialize)
 
 
@@ -194,8 +203,9 @@ class Client:
     def __init__(self, channel: grpc.Channel, service: ServiceDescriptor, peer: str) -> None:
         self._channel, self._service, self.peer = channel, service, peer
 
-    def _method(self, name: str) -> Callable[..., Any]:
+    def _method(self, name: str, framed: bool = False) -> Callable[..., Any]:
         method = self._service.methods_by_name[name]
+        reply = GetMessageClass(method.output_type)
         make: Any = {
             (False, False): self._channel.unary_unary,
             (False, True): self._channel.unary_stream,
@@ -203,8 +213,8 @@ class Client:
         }[method.client_streaming, method.server_streaming]
         call: Callable[..., Any] = make(
             f"/{self._service.full_name}/{name}",
-            request_serializer=lambda m: m.SerializeToString(),
-            response_deserializer=GetMessageClass(method.output_type).FromString,
+            request_serializer=_serialize,
+            response_deserializer=partial(unframe, reply) if framed else reply.FromString,
         )
         return call
 
@@ -220,10 +230,13 @@ class Client:
             raise TypeError(f"{name} answers {type(answer).__name__}, not {reply.__name__}")
         return answer
 
-    def stream(self, name: str, requests: Message | Iterator[Message]) -> Any:
-        """A stream call; iterate it for replies (grpc.RpcError where it breaks), `cancel()` ends it."""
+    def stream(self, name: str, requests: Message | Iterator[Message | bytes], framed: bool = False) -> Any:
+        """A stream call; iterate it for replies (grpc.RpcError where it breaks), `cancel()` ends it.
+
+        `framed` gives the replies as `Framed`, a message and a view of its payload.
+        """
         try:
-            return self._method(name)(requests)
+            return self._method(name, framed)(requests)
         except ValueError as error:
             raise self._closed(error) from error
 

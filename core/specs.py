@@ -80,10 +80,32 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """One column of a table: [rows + extra_rows, B, *shape]. `obs` has extra_rows = 1, the bootstrap observation."""
+    """One column of a table: [rows + extra_rows, B, *shape]. `obs` has extra_rows = 1, the bootstrap observation.
+
+    `window_rows` "first": a sample has the first row of each window only, [n, ...], such as a recurrent memory.
+    """
 
     array: ArraySpec
     extra_rows: int = 0
+    window_rows: Literal["all", "first"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.window_rows not in ("all", "first"):
+            raise ValueError(f"window_rows {self.window_rows!r} is neither 'all' nor 'first'")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Numbers, strings and a list, for msgpack and JSON."""
+        return {
+            "shape": list(self.array.shape),
+            "dtype": self.array.dtype,
+            "extra_rows": self.extra_rows,
+            "window_rows": self.window_rows,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> ColumnSpec:
+        """The inverse of `to_plain`; a plain one that does not say `window_rows` means all of them."""
+        return cls(ArraySpec.from_plain(plain), int(plain["extra_rows"]), plain.get("window_rows", "all"))
 
 
 @dataclass(frozen=True)
@@ -100,16 +122,11 @@ class Signature:
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists, numbers and strings, for msgpack and JSON."""
-        columns = {
-            name: {"shape": list(c.array.shape), "dtype": c.array.dtype, "extra_rows": c.extra_rows}
-            for name, c in self.columns.items()
-        }
+        columns = {name: column.to_plain() for name, column in self.columns.items()}
         return {"columns": columns, "max_rows": self.max_rows, "max_envs": self.max_envs}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Signature:
         """The inverse of `to_plain`."""
-        columns = {
-            str(name): ColumnSpec(ArraySpec.from_plain(c), int(c["extra_rows"])) for name, c in plain["columns"].items()
-        }
+        columns = {str(name): ColumnSpec.from_plain(column) for name, column in plain["columns"].items()}
         return cls(columns, int(plain["max_rows"]), int(plain["max_envs"]))

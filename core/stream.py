@@ -1,30 +1,56 @@
 """The windowed insert stream: sends items, keeps what is not acknowledged, resends it after a reconnect.
 
 Called by one thread (an actor's loop, or a user's). One thread of its own reads acks and reconnects; gRPC's takes
-requests from a queue. An `insert` waits only while `window` items are unacknowledged: that is the back-pressure.
+requests from a queue, and sends small items that wait there in one message. An `insert` waits only while `window` items
+are unacknowledged: that is the back-pressure.
 """
 
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
 from core import errors, rpc, wire
 from core.clock import Clock, SystemClock
+from core.compression import Compressor
+from core.framing import ALIGNMENT_BYTES, Buffer, frame
 from core.reconnect import Reconnect, ending_of
 from core.types import Columns, UnrollHeader
 from protos import experience_pb2 as pb
 
 _RETRIED = (errors.UnavailableError, errors.DeadlineError, errors.TableClosedError)
+_REMEMBERED_ACKS = 1 << 16
+CLOSE_TIMEOUT_S = 5.0
+FRAMED_BYTES = 1 << 15
+"""Pieces of this size and more have a message of their own."""
+
+
+class Piece(NamedTuple):
+    """One chunk and its bytes; a large one is framed already, so that its columns are copied only once."""
+
+    chunk: pb.Chunk
+    payload: Buffer
+    message: bytes | None = None
+
+
+class _Ending(NamedTuple):
+    """Put into the queue of requests to end it; `over`: nothing will ever follow."""
+
+    over: bool = False
 
 
 class InsertStream:
-    """Inserts items of one life of one actor into one table, exactly once whatever happens to the connection."""
+    """Inserts items of one life of one actor into one table, exactly once whatever happens to the connection.
+
+    Where the server has lost what it acknowledged (its memory, or a rollback), the stream goes on as a new incarnation;
+    `lost_rows` counts the env_steps that were acknowledged and are gone.
+    """
 
     def __init__(
         self,
@@ -37,34 +63,43 @@ class InsertStream:
         window: int = 8,
         max_chunk_bytes: int = 1 << 20,
         patience_s: float = 30.0,
+        compress: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self._client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
         self._open = pb.InsertOpen(protocol=rpc.PROTOCOL, table=table, slot=slot, incarnation=incarnation)
         self._window, self._max_chunk_bytes, self._patience_s = window, max_chunk_bytes, patience_s
+        self._compressor = Compressor() if compress else None
         self._clock = clock or SystemClock()
         self._changed = threading.Condition()
-        self._unacked: deque[tuple[int, list[pb.InsertRequest]]] = deque()
+        self._unacked: deque[tuple[int, int, list[Piece]]] = deque()  # seq, env_steps, pieces
+        self._acked: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_ACKS)  # seq, env_steps
+        self._epoch: int | None = None
         self._seq = 0
-        self._requests: queue.SimpleQueue[pb.InsertRequest | None] | None = None
+        self.lost_rows = 0
+        self._requests: queue.SimpleQueue[Piece | _Ending] | None = None
         self._call: Any = None
         self._error: errors.ShoalError | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"insert-{table}", daemon=True)
         self._thread.start()
 
-    def insert(self, header: UnrollHeader, columns: Columns) -> float:
-        """Send one item; returns the seconds waited for acks. Raises what broke the stream for good."""
-        payload = wire.encode(columns)
+    def insert(self, header: UnrollHeader, columns: Columns, timeout_s: float | None = None) -> float:
+        """Send one item; returns the seconds waited for acks.
+
+        Raises what broke the stream for good, and DeadlineError, with nothing sent, where the window is full for longer
+        than `timeout_s`.
+        """
+        payload = wire.parts(columns, self._compressor)
         with self._changed:
             started_s = self._clock.now_s()
-            self._wait(lambda: len(self._unacked) < self._window, None)
+            self._wait(lambda: len(self._unacked) < self._window, timeout_s)
             self._seq += 1
-            requests = list(self._chunks(self._seq, header, payload))
-            self._unacked.append((self._seq, requests))
+            pieces = _cut(self._seq, header, payload, self._max_chunk_bytes)
+            self._unacked.append((self._seq, header.env_steps, pieces))
             if self._requests is not None:
-                for request in requests:
-                    self._requests.put(request)
+                for piece in pieces:
+                    self._requests.put(piece)
             return self._clock.now_s() - started_s
 
     def flush(self, timeout_s: float) -> None:
@@ -85,14 +120,23 @@ class InsertStream:
             self._changed.notify_all()
             call, requests = self._call, self._requests
         if requests is not None:
-            requests.put(None)
+            requests.put(_Ending())
         if call is not None:
             call.cancel()
 
     def close(self) -> None:
-        """Cancel, and wait for the stream's thread."""
+        """Tell the server that this life is over, if all is acknowledged, and end the stream."""
+        with self._changed:
+            orderly = not (self._closed or self._unacked or self._error or self._requests is None)
+            if orderly:
+                self._closed = True  # the thread returns when the server has ended the stream
+                self._changed.notify_all()
+            requests = self._requests
+        if orderly and requests is not None:
+            requests.put(_Ending(over=True))
+            self._thread.join(CLOSE_TIMEOUT_S)
         self.cancel()
-        self._thread.join(5.0)
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float | None) -> None:
         if not self._changed.wait_for(lambda: self._closed or self._error is not None or ready(), timeout_s):
@@ -105,19 +149,7 @@ class InsertStream:
         if self._closed:
             raise errors.TableClosedError("the insert stream was closed")
 
-    def _chunks(self, seq: int, header: UnrollHeader, payload: bytes) -> Iterator[pb.InsertRequest]:
-        size = self._max_chunk_bytes
-        parts = max(1, -(-len(payload) // size))
-        for part in range(parts):
-            yield pb.InsertRequest(
-                chunk=pb.Chunk(
-                    seq=seq,
-                    part=part,
-                    parts=parts,
-                    header=wire.header_to_proto(header) if part == 0 else None,
-                    payload=payload if parts == 1 else payload[part * size : (part + 1) * size],
-                )
-            )
+    # ------------------------------------------------------------------------------------------ the stream's thread
 
     def _run(self) -> None:
         reconnect = Reconnect(self._patience_s, self._clock, _RETRIED)
@@ -135,9 +167,8 @@ class InsertStream:
                 self._changed.wait_for(lambda: self._closed, pause_s)
 
     def _serve_connection(self) -> None:
-        requests: queue.SimpleQueue[pb.InsertRequest | None] = queue.SimpleQueue()
-        requests.put(pb.InsertRequest(open=self._open))
-        call = self._client.stream("Insert", iter(requests.get, None))
+        requests: queue.SimpleQueue[Piece | _Ending] = queue.SimpleQueue()
+        call = self._client.stream("Insert", self._messages(requests))
         try:
             with self._changed:
                 self._call = call
@@ -146,29 +177,113 @@ class InsertStream:
             opened = next(call, None)
             if opened is None:
                 return
-            self._resend(opened.next_seq, requests)
+            self._resend(opened.opened, requests)
             for reply in call:
                 with self._changed:
                     self._acknowledge(reply.ack)
         finally:
-            requests.put(None)
+            requests.put(_Ending())
             call.cancel()
 
-    def _resend(self, next_seq: int, requests: queue.SimpleQueue[pb.InsertRequest | None]) -> None:
+    def _messages(self, requests: queue.SimpleQueue[Piece | _Ending]) -> Iterator[pb.InsertRequest | bytes]:
+        """What gRPC sends: the opening, then pieces as they come, small ones that wait together."""
+        yield pb.InsertRequest(open=self._open)
+        piece = requests.get()
+        while isinstance(piece, Piece):
+            if piece.message is not None:
+                yield piece.message
+                piece = requests.get()
+                continue
+            chunks, payload, size = [piece.chunk], [piece.payload], len(piece.payload)
+            following: Piece | _Ending | None = None
+            while size < self._max_chunk_bytes and not requests.empty():
+                following = requests.get()
+                if (
+                    isinstance(following, _Ending)
+                    or following.message is not None
+                    or size + len(following.payload) > self._max_chunk_bytes
+                ):
+                    break
+                chunks.append(following.chunk)
+                payload.append(following.payload)
+                size += len(following.payload)
+                following = None
+            yield frame(pb.InsertRequest(chunks=chunks), payload)
+            piece = requests.get() if following is None else following
+        if piece.over:
+            yield pb.InsertRequest(over=True)
+
+    def _resend(self, opened: pb.InsertOpened, requests: queue.SimpleQueue[Piece | _Ending]) -> None:
+        """Go on from where the server stands, as a new incarnation if that is not held here any more."""
         with self._changed:
-            self._acknowledge(next_seq - 1)
+            self._acknowledge(opened.next_seq - 1)
             oldest = self._unacked[0][0] if self._unacked else self._seq + 1
-            if next_seq != oldest:
-                raise errors.ItemRejectedError(
-                    f"{self._client.peer} expects seq {next_seq}, the oldest one kept here is {oldest}: "
-                    "the server lost its memory; start this actor anew"
-                )
-            for _, chunks in self._unacked:
-                for chunk in chunks:
-                    requests.put(chunk)
+            lost_memory = self._epoch not in (None, opened.table_epoch)
+            self._epoch = opened.table_epoch
+            if opened.next_seq != oldest:
+                self._begin_anew(opened.next_seq, keep=lost_memory)
+                raise errors.UnavailableError(f"{self._client.peer} expects seq {opened.next_seq}, not {oldest}")
+            for _, _, pieces in self._unacked:
+                for piece in pieces:
+                    requests.put(piece)
             self._requests = requests
+
+    def _begin_anew(self, next_seq: int, keep: bool) -> None:
+        """A new incarnation, its seqs from 1. What is unacknowledged goes into it, unless it might be there already.
+
+        Only a table that has lost its memory (another epoch) is sure to hold nothing of it.
+        """
+        self.lost_rows += sum(env_steps for seq, env_steps in self._acked if seq >= next_seq)
+        if not keep:
+            self.lost_rows += sum(env_steps for _, env_steps, _ in self._unacked)
+            self._unacked.clear()
+        self._acked.clear()
+        self._open.incarnation = secrets.randbits(63)
+        self._seq = 0
+        for position, (_, env_steps, pieces) in enumerate(list(self._unacked)):
+            self._seq += 1
+            for piece in pieces:
+                piece.chunk.seq = self._seq
+            self._unacked[position] = (self._seq, env_steps, [piece._replace(message=None) for piece in pieces])
+        self._changed.notify_all()
 
     def _acknowledge(self, seq: int) -> None:
         while self._unacked and self._unacked[0][0] <= seq:
-            self._unacked.popleft()
+            done, env_steps, _ = self._unacked.popleft()
+            self._acked.append((done, env_steps))
         self._changed.notify_all()
+
+
+def _cut(seq: int, header: UnrollHeader, payload: list[Buffer], size: int) -> list[Piece]:
+    """An item as pieces of at most `size` bytes (and a multiple of 64, for alignment)."""
+    total = sum(len(buffer) for buffer in payload)
+    size = max(ALIGNMENT_BYTES, size - size % ALIGNMENT_BYTES)
+    parts = max(1, -(-total // size))
+    pieces = []
+    for part, buffers in enumerate([payload] if parts == 1 else _split(payload, size)):
+        told = wire.header_to_proto(header) if part == 0 else None
+        length = min(size, total - part * size)
+        chunk = pb.Chunk(seq=seq, part=part, parts=parts, header=told, payload_bytes=length)
+        if length < FRAMED_BYTES:
+            pieces.append(Piece(chunk, b"".join(buffers)))
+        else:
+            message = frame(pb.InsertRequest(chunks=[chunk]), buffers)
+            pieces.append(Piece(chunk, memoryview(message)[-length:], message))
+    return pieces
+
+
+def _split(buffers: list[Buffer], size: int) -> Iterator[list[Buffer]]:
+    """The same bytes in groups of `size`, the last one smaller; no copy."""
+    group: list[Buffer] = []
+    room = size
+    for buffer in buffers:
+        rest = memoryview(buffer)
+        while rest:
+            group.append(rest[:room])
+            taken = len(group[-1])
+            rest, room = rest[taken:], room - taken
+            if room == 0:
+                yield group
+                group, room = [], size
+    if group:
+        yield group

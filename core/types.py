@@ -82,7 +82,9 @@ class Queue:
 class Replay:
     """Items are valid rows with a window of `before` rows in front and `after` rows from the row on.
 
-    A round draws `batches_per_round` batches of `batch_size` items and does one update with each.
+    In async pace a round draws `batches_per_round` batches of `batch_size` items and does one update with each; with a
+    fixed lag it draws as many as `updates_per_env_step` asks for. With `prioritised`, items are drawn with probability
+    priority^`priority_exponent` / sum. An item leaves after `max_times_sampled` draws (0: never).
     """
 
     capacity: int
@@ -92,6 +94,9 @@ class Replay:
     batches_per_round: int = 1
     before: int = 0
     after: int = 1
+    prioritised: bool = False
+    priority_exponent: float = 0.6
+    max_times_sampled: int = 0
 
     @property
     def samples_per_insert(self) -> float:
@@ -123,12 +128,16 @@ class Plan:
 
 
 class Context(NamedTuple):
-    """What `update` may know beside its batch. `env_steps` counts the steps that came in, this batch's included."""
+    """What `update` may know beside its batch. `env_steps` counts the steps that came in, this batch's included.
+
+    `items` is how many a replay table held when the batch was drawn.
+    """
 
     rng: np.random.Generator
     round: int
     env_steps: int
     budget_env_steps: int
+    items: int = 0
 
     @property
     def progress(self) -> float:
@@ -138,10 +147,11 @@ class Context(NamedTuple):
 
 @dataclass
 class Result:
-    """What one call of `update` did."""
+    """What one call of `update` did; for a prioritised table also the new `priorities` [n], in the batch's order."""
 
     updates: int
     metrics: dict[str, float] = field(default_factory=dict)
+    priorities: Array | None = None
 
 
 class Episode(NamedTuple):

@@ -1,4 +1,4 @@
-"""Seats, rounds and the learner's own queue, together on the loop's thread.
+"""Seats, rounds and the learner's own queue or the news of a replay server, together on the loop's thread.
 
 Joins, lost actors, arrivals and publications all change the same few facts (which round waits for whom), so they meet
 here and nowhere else; the rules are learner/rounds.py's, which is pure.
@@ -10,10 +10,12 @@ import asyncio
 import logging
 import math
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from core.clock import Clock
+from core.errors import ConfigError
 from core.types import UnrollHeader
 from learner.publisher import Publisher
 from learner.rounds import Rounds, Seat
@@ -36,11 +38,19 @@ class ActorProcess:
     lease: int = 0
 
 
-class Coordinator:
-    """Connects rounds, publisher and queue. `batches` is where a source takes what is ready.
+class CompleteRound(NamedTuple):
+    """A round whose unrolls a replay server has staged: theirs are the headers, in the order of slots."""
 
-    With a fixed lag nobody acts before `started`: all expected actors have joined, or `start_timeout_s` has passed
-    since the first did.
+    round: int
+    headers: tuple[UnrollHeader, ...]
+
+
+class Coordinator:
+    """Connects rounds, publisher and table.
+
+    `batches` is where a source takes what a queue has ready, `complete` where it takes rounds that a replay server has
+    staged; `on_complete` tells it so. `why_refused(actors)` says why the table cannot take so many. With a fixed lag
+    nobody acts before `started`: all expected actors have joined, or `start_timeout_s` has passed since the first did.
     """
 
     def __init__(
@@ -56,6 +66,9 @@ class Coordinator:
     ) -> None:
         self.rounds, self.publisher, self.hosted, self._clock = rounds, publisher, hosted, clock
         self.batches: queue.SimpleQueue[QueueBatch | None] = queue.SimpleQueue()
+        self.complete: queue.SimpleQueue[CompleteRound | None] = queue.SimpleQueue()
+        self.on_complete: Callable[[], None] = lambda: None
+        self.why_refused: Callable[[int], str | None] = lambda actors: None
         self.actors: dict[int, ActorProcess] = {}
         self.joined = 0
         self.started = asyncio.Event()
@@ -67,13 +80,17 @@ class Coordinator:
         self._opened = rounds.version
         self._taken = -1
         self._demand = 0
+        self._staged: dict[int, dict[int, UnrollHeader]] = {}  # round -> slot -> header
+        self._turn_since_s = math.inf
         if hosted is not None:
             hosted.on_insert = self._inserted
 
     # -------------------------------------------------------------------------------------------- actors
 
     def join(self, incarnation: int, host: str, pid: int, wanted_slot: int | None = None) -> Seat:
-        """Give a joining process its slot and first round."""
+        """Give a joining process its slot and first round. Raises ConfigError where the table has no room for it."""
+        actors = self.rounds.actors_with(incarnation, self._clock.now_s(), wanted_slot)
+        ConfigError.raise_if(filter(None, [self.why_refused(actors)]))
         seat = self.rounds.join(incarnation, self._clock.now_s(), wanted_slot)
         self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid, self._clock.now_s())
         self.joined += 1
@@ -129,6 +146,7 @@ class Coordinator:
         self.publisher.publish(version, encoded)
         if version > self.rounds.version:  # the first one is what the rounds begin with, 0 or a checkpoint's
             self.rounds.published()
+        self._turn_since_s = self._clock.now_s()
         self._open_rounds()
         if self.hosted is not None:
             self.hosted.changed()
@@ -149,11 +167,36 @@ class Coordinator:
         if self.hosted is not None:
             self.hosted.close()
         self.batches.put(None)
+        self.complete.put(None)
+        self.on_complete()
 
     def note(self, headers: Sequence[UnrollHeader]) -> None:
-        """A replay server has these: a replacement goes on after them."""
+        """A replay server has these: a replacement goes on after them. With a fixed lag they may complete a round."""
         for header in headers:
-            self.rounds.delivered(header.slot, header.round)
+            if self.rounds.delivered(header.slot, header.round) and self.rounds.lag is not None:
+                self._staged.setdefault(header.round, {})[header.slot] = header
+        self._advance()
+
+    def why_it_waits(self) -> tuple[str, float, str] | None:
+        """What a learner with a fixed lag waits for, for how long, and who must act; None where it does not."""
+        current, waited_s = self.publisher.version, self._clock.now_s() - self._turn_since_s
+        if current < 0 or self.rounds.lag is None:
+            return None
+        if not self.rounds.started:
+            begins = f"{len(self.actors)} of {self.rounds.expected} actors have joined"
+            if math.isfinite(self._start_by_s):
+                begins += f"; in {max(0.0, self._start_by_s - self._clock.now_s()):.0f} s it begins with those"
+            return "actors", waited_s, begins
+        status = self.rounds.status()
+        owed = status.owed.get(current)
+        if not owed or current <= self._taken:
+            return None
+        reason = f"round {current} waits for the unrolls of slots {', '.join(map(str, owed))}"
+        lost = {slot: until_s - self._clock.now_s() for slot, until_s in status.lost.items() if slot in owed}
+        if lost:
+            left = ", ".join(f"{slot} ({max(0.0, left_s):.0f} s)" for slot, left_s in lost.items())
+            reason += f"; lost, and waited for until their grace is over: {left}"
+        return "a round", waited_s, reason
 
     def _inserted(self, header: UnrollHeader) -> None:
         self.rounds.delivered(header.slot, header.round)
@@ -170,11 +213,18 @@ class Coordinator:
 
     def _advance(self) -> None:
         """Hand out what is ready: in lag mode the current round, in async mode one batch for each that is wanted."""
-        if self.hosted is None or self.publisher.version < 0:
+        current = self.publisher.version
+        if current < 0:
+            return
+        if self.hosted is None:
+            if self.rounds.lag is not None and current > self._taken and self.rounds.complete(current):
+                self._taken = current
+                staged = self._staged.pop(current, {})
+                self.complete.put(CompleteRound(current, tuple(staged[slot] for slot in sorted(staged))))
+                self.on_complete()
             return
         table = self.hosted.table
         if isinstance(table, RoundQueue):
-            current = self.publisher.version
             if current > self._taken and self.rounds.complete(current) and table.ready(current):
                 self._taken = current
                 self.batches.put(table.take(current))

@@ -10,15 +10,12 @@ from core.metrics import CATALOGUE, Metrics
 from core.types import UnrollHeader
 from learner.progress import Progress
 from learner.status import Status
+from replay_server.exporter import GAUGES, TOTALS, WHATS, set_waits
 
 _STATM = Path("/proc/self/statm")
-_TABLE = {"items": "table_items", "capacity": "table_capacity_items", "held_bytes": "table_bytes"}
-_TABLE_TOTALS = {
-    "inserted": "table_inserted_items",
-    "sampled": "table_sampled_items",
-    "duplicates": "table_duplicates",
-    "dropped": "stale_items_dropped",
-}
+_TABLE_TOTALS = {**TOTALS, "dropped": "stale_items_dropped", "torn": "torn_reads"}
+_WHATS = (*WHATS, "actors", "a round", "the replay server")
+"""What the learner's Info says that is waited for: by the calls of its tables, and by itself."""
 
 
 class Exporter:
@@ -27,6 +24,7 @@ class Exporter:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._told: dict[tuple[str, str], float] = {}
+        self._seen: set[str] = set()  # tables: where nobody waits any more, that is told
 
     def unrolls(self, headers: Sequence[UnrollHeader], version: int) -> None:
         """Unrolls that were taken when `version` was the newest."""
@@ -53,17 +51,25 @@ class Exporter:
         self._total("restarts", status.replaced, process="actor")
         for table, figures in status.tables.items():
             self._table(table, figures)
+        self._waits(status)
         if _STATM.exists():
             self._metrics.set(
                 "rss_bytes", int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"), process="learner"
             )
 
     def _table(self, table: str, figures: Mapping[str, float]) -> None:
-        for key, name in _TABLE.items():
-            self._metrics.set(name, figures[key], table=table)
-        for key, name in _TABLE_TOTALS.items():
+        for key in GAUGES.keys() & figures.keys():
+            self._metrics.set(GAUGES[key], figures[key], table=table)
+        for key in _TABLE_TOTALS.keys() & figures.keys():
+            name = _TABLE_TOTALS[key]
             labels = {} if name == "stale_items_dropped" else {"table": table}
             self._total(name, figures[key], **labels)
+
+    def _waits(self, status: Status) -> None:
+        self._seen |= status.tables.keys() | {waiter.table for waiter in status.waiters}
+        for table in self._seen:
+            waits = [(waiter.what, waiter.waited_s) for waiter in status.waiters if waiter.table == table]
+            set_waits(self._metrics, table, waits, _WHATS)
 
     def _total(self, name: str, total: float, **labels: str) -> None:
         key = (name, str(labels))

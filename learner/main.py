@@ -70,13 +70,13 @@ def run(config: Config, *, sockets: Sequence[str] = (), replay_address: str | No
 
 
 def resolve(config: Config, plan: Plan) -> Plan:
-    """The plan at the configured pace. Raises ConfigError for a pace that the table cannot keep."""
+    """The plan at the configured pace. Raises ConfigError for one that the table cannot keep."""
     lag = config.policy_lag
     pace = plan.pace if lag == "auto" else Async() if lag == "async" else Lag(lag)
-    if isinstance(plan.table, Replay) and isinstance(pace, Lag):
+    if isinstance(plan.table, Replay) and plan.table.max_times_sampled and isinstance(pace, Lag):
         raise ConfigError(
-            f"policy_lag: {config.algorithm} stores in a replay table, which its rate limiter paces; a fixed lag of "
-            f"{lag} is for algorithms that learn from a queue. Use --policy-lag async"
+            f"policy_lag: with a fixed lag of {lag} the number of updates is arithmetic, and items that leave after "
+            f"{plan.table.max_times_sampled} draws may leave nothing to draw from. Use --policy-lag async"
         )
     return Plan(plan.collect, plan.table, pace)
 

@@ -70,10 +70,20 @@ class RoundsStatus:
 
 
 class Rounds:
-    """The learner's book of rounds, cohorts and slots. `expected` actors make the start, at `version`."""
+    """The learner's book of rounds, cohorts and slots. `expected` actors make the start, at `version`.
+
+    What is `staged` when it is delivered may be lost with a replay server until its round is over: a replacement sends
+    it again, and it counts once.
+    """
 
     def __init__(
-        self, lag: int | None, grace_s: float, expected: int, version: int = 0, first_async_round: int = 0
+        self,
+        lag: int | None,
+        grace_s: float,
+        expected: int,
+        version: int = 0,
+        first_async_round: int = 0,
+        staged: bool = False,
     ) -> None:
         self.lag = lag
         self.grace_s = grace_s
@@ -83,6 +93,7 @@ class Rounds:
         self._seats: dict[int, _Seated] = {}
         self._cohorts: dict[int, _Cohort] = {}
         self._first_async_round = first_async_round
+        self._staged = staged
         self._next_round: dict[int, int] = {}  # async pace: after the newest round that a slot delivered
         self._joined = self._replaced = self._left = self._expired = self._dropped = 0
 
@@ -109,6 +120,10 @@ class Rounds:
         if not self.started and len(self._seats) >= self.expected:
             self._freeze_first()
         return Seat(slot, self._first_round(slot))
+
+    def actors_with(self, incarnation: int, now_s: float, wanted_slot: int | None = None) -> int:
+        """How many seats are taken once `join` has given this actor its own."""
+        return len(self._seats) + (self._find_slot(incarnation, now_s, wanted_slot) not in self._seats)
 
     def start(self) -> None:
         """Begin with the actors that are here; what `join` does by itself when all expected ones are."""
@@ -245,7 +260,11 @@ class Rounds:
         if not self.started:
             return self.version
         return min(
-            (round for round, cohort in self._cohorts.items() if slot in cohort.owes),
+            (
+                round
+                for round, cohort in self._cohorts.items()
+                if slot in cohort.owes or (self._staged and slot in cohort.delivered)
+            ),
             default=self.version + self.lag + 1,
         )
 

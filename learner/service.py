@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from core import rpc
@@ -12,6 +12,7 @@ from core.errors import ItemRejectedError
 from core.runspec import RunSpec
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
+from learner.status import Waiter
 from protos import learner_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ class LearnerService:
         learner_incarnation: int,
         experience_address: Callable[[str], str],
         news: Callable[[], tuple[dict[str, float], Verdict]],
+        waiters: Callable[[], Sequence[Waiter]] = list,
     ) -> None:
         self._coordinator, self._run, self._packed_run = coordinator, run, run.pack()
         self._learner_incarnation = learner_incarnation
-        self._experience_address, self._news = experience_address, news
+        self._experience_address, self._news, self._waiters = experience_address, news, waiters
         self.address = ""
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
@@ -79,4 +81,5 @@ class LearnerService:
             bottleneck=verdict.part,
             advice=verdict.advice,
             actors=actors,
+            waiters=[pb.TableWaiter(**waiter._asdict()) for waiter in self._waiters()],
         )

@@ -11,31 +11,34 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from core import rpc
 from core.clock import SystemClock
 from core.config import Config
+from core.errors import ConfigError
 from core.runspec import RunSpec
 from core.specs import Signature
 from core.types import Array, Episodes, Lag, Plan, Queue, Replay
 from learner.background import LoopThread
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
+from learner.link import ReplayLink, definition_of, why_refused
 from learner.publisher import Publisher, encode
+from learner.replay import AsyncFetch, LagFetch
 from learner.rounds import Rounds
 from learner.service import LearnerService
-from learner.source import Fetch, QueueFetch, ReplayFetch
-from learner.status import Status
+from learner.source import Fetch, QueueFetch
+from learner.status import Status, Waiter
 from protos import experience_pb2, learner_pb2
-from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
 from replay_server.queue import FifoQueue, RoundQueue
 from replay_server.service import ExperienceService
 
 TABLE = "experience"
 TICK_S = 0.2
+ASK_EVERY_S = 1.0
+"""Between two questions to a replay server how its table is."""
 STOP_GRACE_S = 0.5
 START_TIMEOUT_S = 30.0
 FIFO_BATCHES = 2
@@ -63,14 +66,21 @@ class Services:
         self._loop = LoopThread()
         self._server: grpc.aio.Server | None = None
         self._replay_address: str | None = None
-        self._replay_tcp = ""
-        self._fetch: ReplayFetch | None = None
-        self._channel: grpc.Channel | None = None
-        self._ticker: asyncio.Task[None] | None = None
+        self._link: ReplayLink | None = None
+        self._fetch: AsyncFetch | LagFetch | None = None
+        self._told: tuple[dict[str, float], list[Waiter]] = ({}, [])  # by the replay server
+        self._tasks: list[asyncio.Task[None]] = []
         self._experience = ExperienceService()
         max_staleness = None if isinstance(plan.pace, Lag) else plan.pace.max_staleness
         self._coordinator = Coordinator(
-            Rounds(self._lag, config.faults.rejoin_grace_s, config.actors, version, first_async_round=env_steps),
+            Rounds(
+                self._lag,
+                config.faults.rejoin_grace_s,
+                config.actors,
+                version,
+                first_async_round=env_steps,
+                staged=isinstance(plan.table, Replay),
+            ),
             Publisher((self._lag or 0) + 1),
             self._host_queue(),
             SystemClock(),
@@ -78,34 +88,54 @@ class Services:
             items_per_batch=plan.table.items if isinstance(plan.table, Queue) else 1,
             max_staleness=max_staleness,
         )
+        if isinstance(plan.table, Replay):
+            self._definition = definition_of(
+                TABLE, plan, plan.table, signature, config.actors, config.network.max_message_bytes
+            )
+            ConfigError.raise_if(filter(None, [why_refused(self._definition, config.actors)]))
+            self._coordinator.why_refused = partial(why_refused, self._definition)
 
     def start(self, addresses: Sequence[str], replay_address: str | None) -> list[str]:
         """Listen; returns the addresses with their real ports. Connects to a replay server where one is used."""
         self._replay_address = replay_address
         bound = self._loop.call(self._start(addresses), START_TIMEOUT_S)
         if isinstance(self._plan.table, Replay):
-            self._fetch = self._connect_replay(replay_address or bound[-1], self._plan.table)
-            self._loop.post(self._coordinator.table_ready.set)
+            self._link = ReplayLink(replay_address or bound[-1], self._config, self._definition, self._first_version)
+            rounds = None if self._lag is None else self._coordinator.complete
+            note = partial(self._loop.post, self._coordinator.note)
+            self._fetch = self._link.fetch(self._plan.table, note, rounds)
+            self._loop.post(self._replay_ready, self._link, self._fetch)
         return bound
 
     async def _start(self, addresses: Sequence[str]) -> list[str]:
         network = self._config.network
         self._server = rpc.new_server(network.max_message_bytes, network.keepalive_s)
         service = LearnerService(
-            self._coordinator, self._run_spec(), self._incarnation, self._experience_address, self._news
+            self._coordinator, self._run_spec(), self._incarnation, self._experience_address, self._news, self._waiters
         )
         rpc.add_service(self._server, learner_pb2.DESCRIPTOR.services_by_name["Learner"], service)
         rpc.add_service(self._server, experience_pb2.DESCRIPTOR.services_by_name["Experience"], self._experience)
         bound = [rpc.bind(self._server, address) for address in addresses]
         service.address, self._experience.addresses = bound[0], bound
         await self._server.start()
-        self._ticker = asyncio.create_task(self._tick())
+        self._tasks.append(asyncio.create_task(self._tick()))
         return bound
+
+    def _replay_ready(self, link: ReplayLink, fetch: AsyncFetch | LagFetch) -> None:
+        self._coordinator.on_complete = fetch.wake
+        self._coordinator.table_ready.set()
+        self._tasks.append(asyncio.create_task(self._ask(link)))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             self._loop.guard(self._coordinator.tick)
+
+    async def _ask(self, link: ReplayLink) -> None:
+        """Have a thread ask the replay server, now and then, how the table is."""
+        while True:
+            self._told = await asyncio.get_running_loop().run_in_executor(None, link.ask)
+            await asyncio.sleep(ASK_EVERY_S)
 
     def fetch(self) -> Fetch:
         """Where batches come from."""
@@ -128,12 +158,24 @@ class Services:
 
     async def _status(self) -> Status:
         rounds, hosted = self._coordinator.rounds, self._coordinator.hosted
+        figures = hosted.table.figures() if hosted is not None else self._told[0]
         return Status(
             actors=len(self._coordinator.actors),
             replaced=rounds.status().replaced,
             deterministic=rounds.deterministic,
-            tables={} if hosted is None else {hosted.name: hosted.table.figures()},
+            tables={TABLE: figures} if figures else {},
+            waiters=tuple(self._waiters()),
         )
+
+    def _waiters(self) -> list[Waiter]:
+        """Who waits for what; on the loop's thread."""
+        hosted, owed = self._coordinator.hosted, self._coordinator.why_it_waits()
+        waiters = list(self._told[1])
+        if hosted is not None:
+            waiters = [Waiter(TABLE, w.who, w.what, hosted.waited_s(w), w.why() or "") for w in hosted.waiters()]
+        if owed is not None:
+            waiters.insert(0, Waiter(TABLE, "the learner", *owed))
+        return waiters
 
     def close(self) -> None:
         """Stop listening, wake everybody, end the loop."""
@@ -141,13 +183,13 @@ class Services:
             self._fetch.close()
         with contextlib.suppress(TimeoutError):
             self._loop.call(self._stop(), 2 * STOP_GRACE_S + 1.0)
-        if self._channel is not None:
-            self._channel.close()
+        if self._link is not None:
+            self._link.close()
         self._loop.close()
 
     async def _stop(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._coordinator.finish("the learner ended")
         self._coordinator.close()
         self._experience.close()
@@ -164,30 +206,6 @@ class Services:
         capacity = FIFO_BATCHES * max(plan.table.items, self._config.actors)
         return self._experience.host(TABLE, FifoQueue(self._signature, capacity, pad=pad))
 
-    def _connect_replay(self, address: str, table: Replay) -> ReplayFetch:
-        network = self._config.network
-        definition = ReplayDefinition(
-            name=TABLE,
-            signature=self._signature,
-            capacity=table.capacity,
-            batch_size=table.batch_size,
-            batches_per_round=table.batches_per_round,
-            min_size=table.min_size,
-            samples_per_insert=table.samples_per_insert,
-            before=table.before,
-            after=table.after,
-            writers=self._config.actors,
-        )
-        peer = f"the replay server at {address}"
-        self._channel = rpc.open_channel(address, network.max_message_bytes, network.keepalive_s)
-        client = rpc.Client(self._channel, experience_pb2.DESCRIPTOR.services_by_name["Experience"], peer)
-        timeout_s = self._config.faults.start_timeout_s
-        info = client.unary("Info", experience_pb2.InfoRequest(), experience_pb2.InfoReply, timeout_s, wait=True)
-        rpc.check_protocol(info.protocol, peer)
-        self._replay_tcp = next((a for a in info.addresses if not a.startswith("unix:")), "")
-        note = partial(self._loop.post, self._coordinator.note)
-        return ReplayFetch(self._channel, peer, definition, self._config.seed, network.call_timeout_s, note)
-
     def _experience_address(self, peer: str) -> str:
         """Where an actor finds the table: a unix socket is of no use to one that came over TCP.
 
@@ -196,7 +214,7 @@ class Services:
         if self._replay_address is None:
             return ""
         if self._replay_address.startswith("unix:") and not peer.startswith("unix:"):
-            return f":{self._replay_tcp.rpartition(':')[2]}"
+            return f":{self._link.tcp_address.rpartition(':')[2] if self._link else ''}"
         return self._replay_address
 
     def _run_spec(self) -> RunSpec:

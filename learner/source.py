@@ -1,4 +1,4 @@
-"""Where batches come from: the learner's own queue, or a replay server. One thread fetches and copies to the device.
+"""Where batches come from: the learner's own queue, or a replay table. One thread fetches and copies to the device.
 
 The training thread takes deliveries; the fetching thread works ahead by at most one. Both kinds give the same thing,
 so the training loop knows neither.
@@ -9,30 +9,30 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import grpc
 import torch
 
-from core import rpc, wire
-from core.errors import TableClosedError
 from core.types import Array, Columns, UnrollHeader
 from learner.background import LoopThread
 from learner.coordinator import Coordinator
-from protos import experience_pb2 as pb
-from replay_server.definition import ReplayDefinition
 
 
 @dataclass
 class Delivery:
-    """What the loop trains on: a batch on the device, or none (an empty cohort, or only news), and headers."""
+    """What the loop trains on: a batch on the device, or none (no update is due, or only news), and headers.
+
+    `keys` [n] are those of the batch's items in a replay table, which held `items`.
+    """
 
     batch: dict[str, torch.Tensor] | None
     headers: Sequence[UnrollHeader]
     is_round: bool = True
     limiter_wait_s: float = 0.0
+    keys: Array | None = None
+    items: int = 0
 
 
 class Fetch(Protocol):
@@ -40,6 +40,10 @@ class Fetch(Protocol):
 
     def __call__(self) -> tuple[Columns | None, Delivery] | None:
         """The next one."""
+        ...
+
+    def set_priorities(self, keys: Array, priorities: Array) -> None:
+        """New priorities [n] of a delivery's items; called by the training thread."""
         ...
 
 
@@ -66,6 +70,10 @@ class Source:
         if isinstance(got, BaseException):
             raise got
         return got
+
+    def set_priorities(self, keys: Array, priorities: Array) -> None:
+        """New priorities [n] of the items of a delivery, for the next draw."""
+        self._fetch.set_priorities(keys, priorities)
 
     def wake(self) -> None:
         """Let `next` return at once; safe in a signal handler."""
@@ -122,64 +130,8 @@ class QueueFetch:
             return None
         return batch.columns if batch.headers else None, Delivery(None, batch.headers)
 
-
-class ReplayFetch:
-    """Draws from a replay server, `AHEAD` of them requested before they are needed."""
-
-    AHEAD = 2
-
-    def __init__(
-        self,
-        channel: grpc.Channel,
-        peer: str,
-        definition: ReplayDefinition,
-        seed: int,
-        timeout_s: float,
-        note: Callable[[list[UnrollHeader]], None],
-    ) -> None:
-        client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
-        request = pb.EnsureTableRequest(
-            protocol=rpc.PROTOCOL, table=pb.TableDefinition(name=definition.name, settings=definition.pack())
-        )
-        client.unary("EnsureTable", request, pb.EnsureTableReply, timeout_s, wait=True)
-        self._peer, self._batches, self._note = peer, definition.batches_per_round, note
-        self._requests: queue.SimpleQueue[pb.SampleRequest | None] = queue.SimpleQueue()
-        opened = pb.SampleOpen(protocol=rpc.PROTOCOL, table=definition.name, seed=seed)
-        self._requests.put(pb.SampleRequest(open=opened))
-        self._draw = 0
-        for _ in range(self.AHEAD):
-            self._request()
-        self._replies = client.stream("Sample", iter(self._requests.get, None))
-        self._closed = False
-
-    def _request(self) -> None:
-        self._requests.put(pb.SampleRequest(draw=pb.Draw(draw=self._draw, batches=self._batches)))
-        self._draw += 1
-
-    def __call__(self) -> tuple[Columns | None, Delivery] | None:
-        """The next draw, or the news that came while it waited."""
-        try:
-            reply = next(self._replies, None)
-        except grpc.RpcError as error:
-            if self._closed:
-                return None
-            raise rpc.from_rpc(error, self._peer) from error
-        if reply is None:
-            if self._closed:
-                return None
-            raise TableClosedError(f"{self._peer} ended the sample stream")
-        headers = [wire.header_from_proto(h) for h in reply.headers]
-        self._note(headers)
-        if not reply.keys:
-            return None, Delivery(None, headers, is_round=False)
-        self._request()
-        return wire.decode(reply.payload), Delivery(None, headers, limiter_wait_s=reply.waited_s)
-
-    def close(self) -> None:
-        """End the stream."""
-        self._closed = True
-        self._requests.put(None)
-        self._replies.cancel()
+    def set_priorities(self, keys: Array, priorities: Array) -> None:
+        """A queue has none."""
 
 
 def timed_next(source: Source, timeout_s: float) -> tuple[Delivery | None, float]:

@@ -88,8 +88,22 @@ class ActorInfo(_message.Message):
     state: str
     def __init__(self, slot: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
+class TableWaiter(_message.Message):
+    __slots__ = ("table", "who", "what", "waited_s", "reason")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    who: str
+    what: str
+    waited_s: float
+    reason: str
+    def __init__(self, table: _Optional[str] = ..., who: _Optional[str] = ..., what: _Optional[str] = ..., waited_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class LearnerInfoReply(_message.Message):
-    __slots__ = ("protocol", "run", "address", "figures", "bottleneck", "advice", "actors")
+    __slots__ = ("protocol", "run", "address", "figures", "bottleneck", "advice", "actors", "waiters")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +118,7 @@ class LearnerInfoReply(_message.Message):
     BOTTLENECK_FIELD_NUMBER: _ClassVar[int]
     ADVICE_FIELD_NUMBER: _ClassVar[int]
     ACTORS_FIELD_NUMBER: _ClassVar[int]
+    WAITERS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     run: str
     address: str
@@ -111,4 +126,5 @@ class LearnerInfoReply(_message.Message):
     bottleneck: str
     advice: str
     actors: _containers.RepeatedCompositeFieldContainer[ActorInfo]
-    def __init__(self, protocol: _Optional[int] = ..., run: _Optional[str] = ..., address: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., bottleneck: _Optional[str] = ..., advice: _Optional[str] = ..., actors: _Optional[_Iterable[_Union[ActorInfo, _Mapping]]] = ...) -> None: ...
+    waiters: _containers.RepeatedCompositeFieldContainer[TableWaiter]
+    def __init__(self, protocol: _Optional[int] = ..., run: _Optional[str] = ..., address: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., bottleneck: _Optional[str] = ..., advice: _Optional[str] = ..., actors: _Optional[_Iterable[_Union[ActorInfo, _Mapping]]] = ..., waiters: _Optional[_Iterable[_Union[TableWaiter, _Mapping]]] = ...) -> None: ...

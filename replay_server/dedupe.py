@@ -25,6 +25,10 @@ class Dedupe:
     def __len__(self) -> int:
         return len(self._last)
 
+    def lives(self) -> list[Life]:
+        """All that are known, the one that is idle for longest first."""
+        return list(self._last)
+
     def next_seq(self, slot: int, incarnation: int) -> int:
         """The seq that is expected next of a life; FIRST_SEQ of one that is not known."""
         return self._last.get((slot, incarnation), FIRST_SEQ - 1) + 1
@@ -49,6 +53,10 @@ class Dedupe:
         oldest = next(iter(self._last))
         del self._last[oldest]
         return oldest
+
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._last.clear()
 
     def forget(self, slot: int, incarnation: int) -> None:
         """The life has ended; it will not send again."""

@@ -1,36 +1,75 @@
-"""What a replay table is, as EnsureTable carries it. Made by the learner from an algorithm's plan."""
+"""What a replay table is, as EnsureTable carries it. Made by the learner from a plan, or by a ReplayClient."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 
 from core.errors import CodecError
 from core.specs import Signature
 
+Sampler = Literal["uniform", "prioritised"]
+
+ON_DISK = (
+    *("signature", "capacity", "capacity_bytes", "before", "after", "spare_rows"),
+    *("sampler", "max_times_sampled", "staged"),
+)
+"""Fields that a table's files are made for: another value needs another table. All the rest may change in place."""
+
 
 @dataclass(frozen=True)
 class ReplayDefinition:
-    """A replay table. Sizes are in items; `error_buffer` 0 lets the server choose one that cannot deadlock."""
+    """A replay table. Sizes are in items (valid rows with a window) unless a name says otherwise.
+
+    `before` and `after` are the rows of an item's window in front of its row and from it on. `max_batches` is how many
+    batches of `batch_size` one draw may have. `samples_per_insert` 0 leaves `min_size` as the only limit;
+    `error_buffer` 0 lets the server choose one that cannot deadlock. `writers` is how many lives are expected to
+    insert at once. With `staged`, unrolls wait until a draw applies their round (lag mode).
+
+    `sampler` "prioritised" draws with probability priority^`priority_exponent` / sum; the signature may then have a
+    column `priority` (float32, +inf: not known yet, takes the largest so far), which is not handed out. An item leaves
+    after `max_times_sampled` draws (0: never). `capacity_bytes` 0 leaves the bound to `capacity`. With `evict` False a
+    full table takes nothing more. `spare_rows` are kept beyond the capacity, so that a rollback finds what it needs.
+    """
 
     name: str
     signature: Signature
     capacity: int
     batch_size: int
-    batches_per_round: int
+    max_batches: int
     min_size: int
     samples_per_insert: float
     before: int
     after: int
     writers: int
     error_buffer: float = 0.0
+    sampler: Sampler = "uniform"
+    priority_exponent: float = 0.6
+    max_times_sampled: int = 0
+    capacity_bytes: int = 0
+    evict: bool = True
+    staged: bool = False
+    spare_rows: int = 0
+
+    def to_plain(self) -> dict[str, Any]:
+        """Dicts, lists, numbers and strings, for msgpack and JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**plain, "signature": self.signature.to_plain()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> ReplayDefinition:
+        """The inverse of `to_plain`. Raises CodecError."""
+        try:
+            return cls(**{**plain, "signature": Signature.from_plain(plain["signature"])})
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CodecError(f"a table definition cannot be read: {error}") from error
 
     def pack(self) -> bytes:
         """Msgpack."""
-        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        packed: bytes = msgpack.packb({**plain, "signature": self.signature.to_plain()})
+        packed: bytes = msgpack.packb(self.to_plain())
         return packed
 
     @classmethod
@@ -38,6 +77,15 @@ class ReplayDefinition:
         """The inverse. Raises CodecError."""
         try:
             plain = msgpack.unpackb(packed)
-            return cls(**{**plain, "signature": Signature.from_plain(plain["signature"])})
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise CodecError(f"a table definition cannot be read: {error}") from error
+        except (ValueError, msgpack.exceptions.UnpackException) as error:
+            raise CodecError(f"a table definition is not msgpack: {error}") from error
+        return cls.from_plain(plain)
+
+    def differences(self, former: ReplayDefinition) -> dict[str, str]:
+        """What `self` changes in `former`: field -> "old -> new"."""
+        changed = {}
+        for f in fields(self):
+            old, new = getattr(former, f.name), getattr(self, f.name)
+            if old != new:
+                changed[f.name] = "another signature" if f.name == "signature" else f"{old} -> {new}"
+        return changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import ConfigError
+from core.mapped import UNSTORED
 from core.specs import Signature
 
 BLOCK_ROWS = 256
@@ -18,8 +19,9 @@ MAX_BLOCK_ROWS = 1 << 23
 class RingLayout:
     """The numbers of one ring.
 
-    `cells` is its capacity in rows. A few per cent of them never are items: rows that a block repeats, rows on which
-    an environment resets, the rest of a block whose life ended. `before` and `after` are the rows of a window in front
+    `cells` is its capacity in rows, and `spare` more of them that keep what was evicted last for a rollback. A few per
+    cent never are items: rows that a block repeats, rows on which an environment resets, the rest of a block whose
+    life ended. `before` and `after` are the rows of a window in front
     of an item's row and from it on. `open_blocks` is how many lives are expected to write at once.
     """
 
@@ -30,6 +32,17 @@ class RingLayout:
     open_blocks: int = 1
     block_rows: int = BLOCK_ROWS
     evict: bool = True
+    spare: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """Rows that may be in the table at once."""
+        return self.cells - self.spare
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks that may be in the table at once."""
+        return min(1 << 16, 64 + 4 * self.cells // self.block_rows)
 
     @property
     def repeated(self) -> int:
@@ -42,11 +55,15 @@ class RingLayout:
         `free_cells` bounds the block where nothing may be evicted. At least one unroll fits in any block.
         """
         most = min(self.block_rows, MAX_BLOCK_ROWS) + self.repeated + 1
-        most = min(most, max(0, self.cells - self.min_size) // (2 * open_blocks) // envs)
+        most = min(most, max(0, self.capacity - self.min_size) // (2 * open_blocks) // envs)
         if free_cells is not None:
             most = min(most, free_cells // envs)
         unrolls = max(1, (most - self.repeated - 1) // rows)
         return self.repeated + unrolls * rows + 1
+
+    def room_for(self, unrolls: int, rows: int, envs: int) -> int:
+        """The most cells that the blocks of so many unrolls take, with what is skipped at the end of the ring."""
+        return (unrolls + 1) * self.block_rows_for(rows, envs, self.open_blocks) * envs
 
     def smallest_block(self, rows: int, envs: int) -> int:
         """Cells of a block with room for one unroll of [rows, envs]."""
@@ -56,19 +73,19 @@ class RingLayout:
         """Why `open_blocks` lives that send unrolls of [rows, envs] do not fit, in numbers; None if they do."""
         block = self.smallest_block(rows, envs)
         need = 2 * open_blocks * block + self.min_size
-        if self.cells >= need:
+        if self.capacity >= need:
             return None
         return (
-            f"the table holds {self.cells} rows, but {open_blocks} actors that send {rows} rows of {envs} environments "
-            f"need 2 x {open_blocks} blocks x ({self.before} + {self.after} + {rows} rows) x {envs} + min_size "
-            f"{self.min_size} = {need}; set capacity to {need} or more, or use fewer actors, fewer environments "
+            f"the table holds {self.capacity} rows, but {open_blocks} actors that send {rows} rows of {envs} "
+            f"environments need 2 x {open_blocks} blocks x ({self.before} + {self.after} + {rows} rows) x {envs} + "
+            f"min_size {self.min_size} = {need}; set capacity to {need} or more, or use fewer actors, fewer environments "
             f"an actor or shorter unrolls"
         )
 
 
 def cell_bytes(signature: Signature) -> int:
     """Bytes of one row of one environment in a ring, its mark as an item included."""
-    return sum(column.array.nbytes for column in signature.columns.values()) + 1
+    return sum(column.array.nbytes for name, column in signature.columns.items() if name != UNSTORED) + 1
 
 
 def fit_ring(
@@ -82,11 +99,14 @@ def fit_ring(
     capacity_bytes: int | None = None,
     block_rows: int = BLOCK_ROWS,
     evict: bool = True,
+    spare: int = 0,
 ) -> RingLayout:
     """The layout of a ring of at most `capacity` rows and `capacity_bytes`. ConfigError names all that does not fit."""
     problems = []
     if before < 0 or after < 1:
         problems.append(f"a window of before {before} and after {after} rows; set before >= 0 and after >= 1")
+    if spare < 0:
+        problems.append(f"spare_rows is {spare}; set 0 or more")
     if min_size < 1 or open_blocks < 1 or block_rows < 1 or capacity < 1:
         problems.append(
             f"capacity {capacity}, min_size {min_size}, open_blocks {open_blocks} and block_rows {block_rows} must all "
@@ -101,10 +121,10 @@ def fit_ring(
         problems.append(f"max_rows is {signature.max_rows}, the limit is {MAX_BLOCK_ROWS}: send shorter unrolls")
     ConfigError.raise_if(problems)
     row = cell_bytes(signature)
-    cells = capacity if capacity_bytes is None else min(capacity, capacity_bytes // row)
-    layout = RingLayout(cells, before, after, min_size, open_blocks, block_rows, evict)
+    rows = capacity if capacity_bytes is None else min(capacity, capacity_bytes // row - spare)
+    layout = RingLayout(max(rows, 0) + spare, before, after, min_size, open_blocks, block_rows, evict, spare)
     problem = layout.problem(open_blocks, signature.max_rows, signature.max_envs)
-    if problem is not None and cells < capacity:
-        problem += f" (capacity_bytes {capacity_bytes} / {row} bytes a row = {cells} rows, of capacity {capacity})"
+    if problem is not None and rows < capacity:
+        problem += f" (capacity_bytes {capacity_bytes} / {row} bytes a row = {rows} rows, of capacity {capacity})"
     ConfigError.raise_if([problem] if problem else [])
     return layout

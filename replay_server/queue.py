@@ -17,7 +17,7 @@ from core.errors import ItemRejectedError, ReplayError
 from core.specs import Signature
 from core.types import Array, Columns, UnrollHeader
 from replay_server.reports import TableStats
-from replay_server.table import Table
+from replay_server.table import Size, Table
 
 
 class QueueBatch(NamedTuple):
@@ -68,17 +68,17 @@ class RoundQueue(Table):
         self._rounds[round] = _Round(columns, {slot: i for i, slot in enumerate(order)})
         self._next_round = round + 1
 
-    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns) -> bool:
+    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
         """Write an unroll to its place; False for a known duplicate. ItemRejectedError: no place, or a wrong size."""
         slot = header.slot
         if not self._is_new(slot, incarnation, seq):
             return False
         current = self._wanted(slot, header.round)
-        rows, envs = self._shapes.size(columns)
-        if envs != self._shapes.max_envs or (rows != self._shapes.max_rows and not self._pad):
+        (rows, envs), signature = size, self.signature
+        if envs != signature.max_envs or (rows != signature.max_rows and not self._pad):
             raise ItemRejectedError(
                 f"slot {slot}, round {header.round}: {rows} rows of {envs} environments came, every unroll of this "
-                f"table has {'at most ' if self._pad else ''}{self._shapes.max_rows} rows of {self._shapes.max_envs}"
+                f"table has {'at most ' if self._pad else ''}{signature.max_rows} rows of {signature.max_envs}"
             )
         if slot in current.headers:  # the life before this one had delivered it: the same unroll
             self._dedupe.record(slot, incarnation, seq)
@@ -88,7 +88,7 @@ class RoundQueue(Table):
             _put(current.columns[name], current.place[slot] * envs, source)
         current.headers[slot] = header
         self._inserted += 1
-        self._applied(incarnation, seq, header)
+        self._record(incarnation, seq, header)
         return True
 
     def drop(self, round: int, slot: int) -> None:
@@ -120,7 +120,7 @@ class RoundQueue(Table):
         current = self._rounds.pop(round)
         columns = current.columns
         if current.dropped:
-            stays = np.repeat([slot not in current.dropped for slot in current.place], self._shapes.max_envs)
+            stays = np.repeat([slot not in current.dropped for slot in current.place], self.signature.max_envs)
             columns = {name: np.compress(stays, array, axis=1) for name, array in columns.items()}
         self._taken += len(current.headers)
         return QueueBatch(columns, tuple(current.headers[slot] for slot in current.place if slot in current.headers))
@@ -140,9 +140,9 @@ class RoundQueue(Table):
 
     def _buffer(self, index: int, slots: int) -> dict[str, Array]:
         """Contiguous columns for `slots` unrolls, cut from flat memory that grows when a cohort is the largest yet."""
-        flat, envs, columns = self._buffers[index], slots * self._shapes.max_envs, {}
-        for name, (extra, shape, dtype) in self._shapes.columns.items():
-            full = (self._shapes.max_rows + extra, envs, *shape)
+        flat, envs, columns = self._buffers[index], slots * self.signature.max_envs, {}
+        for name, spec in self.signature.columns.items():
+            full, dtype = (self.signature.max_rows + spec.extra_rows, envs, *spec.array.shape), spec.array.dtype
             size = math.prod(full)
             if name not in flat or flat[name].size < size:
                 flat[name] = np.empty(size, dtype)
@@ -181,25 +181,30 @@ class FifoQueue(Table):
         self._inserted = self._taken = self._held_bytes = 0
         self.dropped = 0
 
-    def may_insert(self, env_steps: int) -> bool:
+    def may_insert(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> bool:
         """Whether there is room for one more unroll, however many env_steps it has."""
         return len(self._items) < self.capacity
 
-    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns) -> bool:
+    def why_insert_waits(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> str | None:
+        """The arithmetic of a full queue; None if there is room."""
+        if len(self._items) < self.capacity:
+            return None
+        return f"the queue holds {len(self._items)} of {self.capacity} unrolls: the learner must take some"
+
+    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
         """Append an unroll; False for a known duplicate. ItemRejectedError when full or of a wrong size."""
         if not self._is_new(header.slot, incarnation, seq):
             return False
-        if not self.may_insert(header.env_steps):
+        if len(self._items) >= self.capacity:
             raise ItemRejectedError(
                 f"the queue holds {len(self._items)} of {self.capacity} unrolls: the learner must take some"
             )
-        rows, _ = self._shapes.size(columns)
-        if rows != self._shapes.max_rows and not self._pad:
-            raise ItemRejectedError(f"slot {header.slot}: {rows} rows came, unrolls have {self._shapes.max_rows}")
+        if size[0] != self.signature.max_rows and not self._pad:
+            raise ItemRejectedError(f"slot {header.slot}: {size[0]} rows came, unrolls have {self.signature.max_rows}")
         self._items.append((header, columns))
         self._held_bytes += _nbytes(columns)
         self._inserted += 1
-        self._applied(incarnation, seq, header)
+        self._record(incarnation, seq, header)
         return True
 
     def may_take(self, n: int, newest_version: int = 0, max_staleness: int | None = None) -> bool:
@@ -224,8 +229,9 @@ class FifoQueue(Table):
         self._taken += n
         envs = sum(next(iter(columns.values())).shape[1] for _, columns in taken)
         joined = {}
-        for name, (extra, shape, dtype) in self._shapes.columns.items():
-            target = joined[name] = np.empty((self._shapes.max_rows + extra, envs, *shape), dtype)
+        for name, spec in self.signature.columns.items():
+            full = (self.signature.max_rows + spec.extra_rows, envs, *spec.array.shape)
+            target = joined[name] = np.empty(full, spec.array.dtype)
             at = 0
             for _, columns in taken:
                 _put(target, at, columns[name])

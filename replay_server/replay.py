@@ -1,27 +1,37 @@
-"""The replay table: a ring, a sampler and a rate limiter. Pure, one thread; the service asks before it calls.
+"""The replay table: a ring, a sampler, a rate limiter, and what is staged. Pure, one thread; the service asks first.
 
-An insert: next_seq (duplicates need no room) -> may_insert -> insert. A sample: may_sample -> sample.
+An insert: next_seq (duplicates need no room) -> may_insert -> insert. A sample: may_sample -> sample. In lag mode
+unrolls are staged, and may_apply -> apply puts a round's into the ring in the order of slots.
 """
 
 from __future__ import annotations
 
-import math
-import os
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import ReplayError
-from core.specs import Signature
+from core.errors import ReplayError, SchemaError
 from core.types import Array, Columns, UnrollHeader
+from replay_server.data_dir import DataDir, read_definition, write_definition
 from replay_server.definition import ReplayDefinition
-from replay_server.layout import RingLayout, fit_ring
-from replay_server.limiter import RateLimiter
+from replay_server.draws_left import DrawsLeft
 from replay_server.reports import Reports, TableStats
-from replay_server.ring import Ring
-from replay_server.samplers import Sampler, UniformSampler
-from replay_server.storage import Allocator, FileAllocator, MemoryAllocator
-from replay_server.table import Table
+from replay_server.samplers import PrioritisedSampler, UniformSampler
+from replay_server.settings import check_change, check_priorities, plan
+from replay_server.staging import Staging
+from replay_server.table import Size, Table
+from replay_server.table_folder import TableFolder, open_ring
+
+
+class Drawn(NamedTuple):
+    """A draw: keys [n], their probabilities, windows time-major [before + after, n, ...], and how many items it had."""
+
+    keys: NDArray[np.int64]
+    probability: NDArray[np.float64] | None
+    columns: dict[str, Array] | None
+    items: int
 
 
 class ReplayTable(Table):
@@ -29,56 +39,86 @@ class ReplayTable(Table):
 
     def __init__(
         self,
-        signature: Signature,
-        layout: RingLayout,
-        limiter: RateLimiter,
-        *,
-        allocator: Allocator | None = None,
-        sampler: Sampler | None = None,
-        batch_size: int | None = None,
-        max_lives: int = 16384,
-    ) -> None:
-        super().__init__(signature, max_lives)
-        self.batch_size = batch_size or limiter.max_sample
-        self.ring = Ring(signature, layout, allocator, max_lives)
-        self.limiter = limiter
-        self._sampler = sampler or UniformSampler()
-        self._reports = Reports()
-
-    @classmethod
-    def from_definition(
-        cls,
         definition: ReplayDefinition,
         *,
-        capacity_bytes: int | None = None,
-        evict: bool = True,
-        data_dir: str | os.PathLike[str] | None = None,
-    ) -> ReplayTable:
-        """The table that a learner asked for, on this server's terms. ConfigError says all that does not fit.
+        data_dir: DataDir | None = None,
+        existing: bool = False,
+        max_lives: int = 16384,
+    ) -> None:
+        """The table that `open` and `reopen` make. Raises ConfigError with all that does not fit."""
+        super().__init__(definition.signature, max_lives)
+        self.definition, parts = definition, plan(definition)
+        self.limiter = parts.limiter
+        self.ring, self._folder = open_ring(definition, parts.layout, max_lives, data_dir, existing=existing)
+        self._sampler = self._make_sampler()
+        self._draws_left = DrawsLeft(self.ring)
+        self._reports, self._staging = Reports(), Staging(self._put, self._note)
+        self._unknown_keys = self._lost_items = 0
+        self._take_over()
 
-        samples_per_insert 0 leaves `min_size` as the only limit (in lag mode the learner counts updates itself).
-        `data_dir` None keeps the ring in memory, else in files there.
-        """
-        signature, max_sample = definition.signature, definition.batch_size * definition.batches_per_round
-        layout = fit_ring(
-            signature,
-            definition.capacity,
-            before=definition.before,
-            after=definition.after,
-            min_size=definition.min_size,
-            open_blocks=definition.writers,
-            capacity_bytes=capacity_bytes,
-            evict=evict,
-        )
-        limiter = RateLimiter(
-            definition.samples_per_insert or 1.0,
-            definition.min_size,
-            (definition.error_buffer or None) if definition.samples_per_insert else math.inf,
-            max_insert=signature.max_rows * signature.max_envs,
-            max_sample=max_sample,
-        )
-        allocator = FileAllocator(data_dir) if data_dir else MemoryAllocator()
-        return cls(signature, layout, limiter, allocator=allocator, batch_size=definition.batch_size)
+    @classmethod
+    def open(cls, definition: ReplayDefinition, *, data_dir: DataDir | None = None) -> ReplayTable:
+        """A new table: in this process's memory, or in a data directory. ConfigError says all that does not fit."""
+        return cls(definition, data_dir=data_dir)
+
+    @classmethod
+    def reopen(cls, data_dir: DataDir, name: str) -> ReplayTable:
+        """The table that the data directory holds. Raises ConfigError."""
+        return cls(read_definition(data_dir.folder(name)), data_dir=data_dir, existing=True)
+
+    def _make_sampler(self) -> UniformSampler | PrioritisedSampler:
+        if self.definition.sampler == "uniform":
+            self.ring.index = None
+            return UniformSampler()
+        sampler = PrioritisedSampler(self.ring.layout.cells, self.definition.priority_exponent)
+        sampler.bind(self.ring)
+        self.ring.index = sampler
+        return sampler
+
+    def _take_over(self) -> None:
+        """What the ring's files knew of lives and counts."""
+        self._dedupe.clear()
+        for (slot, incarnation), seq in self.ring.lives().items():
+            self._dedupe.record(slot, incarnation, seq)
+        self.limiter.inserted, self.limiter.sampled = self.ring.inserted, self.ring.files.sampled
+        self._staging.begin(self.ring.last_rounds)
+
+    def adopt(self, definition: ReplayDefinition) -> list[str]:
+        """What is asked for wins over what is there; returns "field: old -> new". ConfigError where files cannot."""
+        changed = definition.differences(self.definition)
+        check_change(definition.name, changed)
+        if changed:
+            parts = plan(definition)
+            parts.limiter.inserted, parts.limiter.sampled = self.limiter.inserted, self.limiter.sampled
+            self.definition, self.limiter, self.ring.layout = definition, parts.limiter, parts.layout
+            self.ring.files.layout = parts.layout
+            if "priority_exponent" in changed:
+                self._sampler = self._make_sampler()
+            if self._folder is not None:
+                write_definition(self._folder.path, definition)
+        return [f"{name}: {change}" for name, change in changed.items()]
+
+    # ------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def epoch(self) -> int:
+        """Another number: the table was made anew or went back in time."""
+        return self.ring.files.epoch
+
+    @property
+    def directory(self) -> str:
+        """Of its files; "" where it has none."""
+        return "" if self._folder is None else str(self._folder.path.absolute())
+
+    @property
+    def durable(self) -> bool:
+        """Whether manifests bound what a power cut loses."""
+        return self._folder is not None and self._folder.durable
+
+    @property
+    def max_items(self) -> int:
+        """Of one draw."""
+        return self.limiter.max_sample
 
     @property
     def inserted(self) -> int:
@@ -90,82 +130,195 @@ class ReplayTable(Table):
         """Items that ever were handed out."""
         return self.limiter.sampled
 
-    def check_draw(self, batches: int) -> int:
-        """How many items so many batches are. ReplayError when that is none, or more than one draw may have."""
-        most = self.limiter.max_sample // self.batch_size
-        if not 1 <= batches <= most:
-            raise ReplayError(f"a draw of {batches} batches of {self.batch_size} items: ask for 1 to {most}")
-        return batches * self.batch_size
+    # ------------------------------------------------------------------------------------------ inserts
 
-    def may_insert(self, env_steps: int) -> bool:
-        """Whether an unroll of so many valid rows may go in now. Always, while there is nothing to sample."""
-        return self.limiter.may_insert(env_steps) or self.ring.items == 0
+    def may_insert(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> bool:
+        """Whether an unroll of so many valid rows may go in now."""
+        if self.ring.why_no_room(slot, incarnation, rows, envs) is not None:
+            return False
+        fewer = self._draws_left.fewer_than  # then no sample can make room: an insert goes, or both would wait
+        return self.limiter.may_insert(env_steps) or fewer(self.definition.batch_size)
 
-    def may_sample(self, items: int) -> bool:
-        """Whether a batch of `items` may be drawn now."""
-        return self.limiter.may_sample(items) and self.ring.items > 0
-
-    def why_insert_waits(self, env_steps: int) -> str | None:
+    def why_insert_waits(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> str | None:
         """The arithmetic that holds an insert back; None if it may go."""
-        return None if self.may_insert(env_steps) else self.limiter.why_insert_waits(env_steps)
-
-    def why_sample_waits(self, items: int) -> str | None:
-        """The arithmetic that holds a sample back; None if it may go."""
-        if self.may_sample(items):
+        if self.may_insert(slot, incarnation, rows, envs, env_steps):
             return None
-        return self.limiter.why_sample_waits(items) or "a sample waits for the first items: the table holds none"
+        return self.ring.why_no_room(slot, incarnation, rows, envs) or self.limiter.why_insert_waits(env_steps)
 
-    def why_no_room(self, lives: int) -> str | None:
-        """Why `lives` actors at once are too many for the capacity, with the arithmetic; None if they fit."""
-        return self.ring.layout.problem(lives, self.signature.max_rows, self.signature.max_envs)
-
-    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns) -> bool:
+    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
         """Append an unroll to its life's block; False for a known duplicate.
 
         SchemaError or ItemRejectedError when it cannot be taken, and nothing has changed.
         """
-        slot = header.slot
-        if not self._is_new(slot, incarnation, seq):
+        if not self._is_new(header.slot, incarnation, seq):
             return False
-        rows, envs = self._shapes.size(columns)
-        self.limiter.record_insert(self.ring.insert(slot, incarnation, seq, columns, rows, envs))
+        self._put(incarnation, seq, header, columns, size)
         self._reports.add(header)
-        forgotten = self._applied(incarnation, seq, header)
-        if forgotten is not None:
-            self.ring.end_life(*forgotten)
+        self._note(incarnation, seq, header)
         return True
 
-    def sample(
-        self, n: int, rng: np.random.Generator, out: Columns | None = None
-    ) -> tuple[NDArray[np.int64], dict[str, Array]]:
-        """Keys [n] and windows, time-major and contiguous: [before + after, n, ...], one row more with an extra row.
+    def _put(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> None:
+        check_priorities(columns)
+        fresh = self.ring.insert(header.slot, incarnation, seq, columns, *size, round=header.round)
+        self.limiter.record_insert(fresh)
 
-        Drawn from `rng` alone, so the same table and generator give the same batch. `out` may hold arrays to fill.
-        """
-        if n > self.limiter.max_sample:
-            raise ReplayError(f"a sample of {n} items, the table's limit is {self.limiter.max_sample}: ask for fewer")
-        keys = self._sampler.keys(self.ring, n, rng)
-        self.limiter.record_sample(n)
-        return keys, self.ring.gather(keys, out)
-
-    def drain_headers(self) -> list[UnrollHeader]:
-        """Headers of the unrolls that were applied since the last call, oldest first (see `Reports`)."""
-        return self._reports.drain()
+    def _note(self, incarnation: int, seq: int, header: UnrollHeader) -> None:
+        forgotten = self._record(incarnation, seq, header)
+        if forgotten is not None:
+            self.ring.end_life(*forgotten)
 
     def end_life(self, slot: int, incarnation: int) -> None:
         """A life has ended: its block takes no more rows, its counter is forgotten."""
         super().end_life(slot, incarnation)
         self.ring.end_life(slot, incarnation)
 
+    def ended_lives(self) -> list[tuple[int, int]]:
+        """Lives that were over when the table was recovered."""
+        return self.ring.ended
+
+    # ------------------------------------------------------------------------------------------ lag mode
+
+    def next_seq_sent(self, slot: int, incarnation: int) -> int:
+        """The seq that is expected next, with what is staged counted in."""
+        return self.next_seq(slot, incarnation) + self._staging.sent((slot, incarnation))
+
+    def stage(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
+        """Keep an unroll until its round is applied; False where it is known or comes too late."""
+        if seq < self.next_seq_sent(header.slot, incarnation):
+            self._duplicates += 1
+            return False
+        check_priorities(columns)
+        fresh = self._staging.add(incarnation, seq, header, columns, size)
+        if fresh:
+            self._reports.add(header)
+        else:
+            self._duplicates += 1
+        return fresh
+
+    def may_apply(self, round_: int, slots: Sequence[int]) -> bool:
+        """Whether the unrolls of that round are here and there is room for them."""
+        return self.why_apply_waits(round_, slots) is None
+
+    def why_apply_waits(self, round_: int, slots: Sequence[int]) -> str | None:
+        """Who has not delivered; None if the round may be applied."""
+        missing = self._staging.missing(round_, slots)
+        if missing:
+            return f"round {round_} waits for the unrolls of slots {missing}: their actors must deliver"
+        limit = self.ring.reuse_limit
+        if limit is not None and self.ring.head + self._room(len(slots)) > limit:
+            return f"round {round_} waits for the disk, which allows positions up to {limit}"
+        return None
+
+    def apply(self, round_: int, slots: Sequence[int]) -> None:
+        """Insert a round's unrolls in the order of slots; those of other slots and of earlier rounds are dropped."""
+        self._staging.apply(round_, slots)
+
+    # ------------------------------------------------------------------------------------------ samples
+
+    def check_draw(self, batches: int, batch_size: int = 0) -> int:
+        """How many items so many batches are. ReplayError when that is none, or more than one draw may have."""
+        size = batch_size or self.definition.batch_size
+        if not 1 <= batches * size <= self.max_items:
+            raise ReplayError(
+                f"a draw of {batches} batches of {size} items; the limit of table {self.definition.name!r} is "
+                f"{self.max_items} items: ask for 1 to {self.max_items // size} batches"
+            )
+        return batches * size
+
+    def may_sample(self, items: int) -> bool:
+        """Whether `items` may be drawn now."""
+        return self.limiter.may_sample(items) and not self._draws_left.fewer_than(items)
+
+    def why_sample_waits(self, items: int) -> str | None:
+        """The arithmetic that holds a sample back; None if it may go."""
+        if self.may_sample(items):
+            return None
+        return self.limiter.why_sample_waits(items) or self._draws_left.why(items)
+
+    def sample(
+        self, n: int, rng: np.random.Generator, *, strata: int = 1, columns: bool = True, out: Columns | None = None
+    ) -> Drawn:
+        """`n` items in `strata` batches; without `columns` their keys alone. `out` may hold arrays to fill.
+
+        Drawn from `rng` alone, so the same table and generator give the same batch.
+        """
+        items = self.ring.items
+        if self.definition.max_times_sampled:
+            keys, probability = self._draws_left.draw(self._sampler, n, rng, strata)
+        else:
+            keys, probability = self._sampler.keys(self.ring, n, rng, strata)
+        self.limiter.record_sample(n)
+        self.ring.files.sampled = self.limiter.sampled
+        return Drawn(keys, probability, self.ring.gather(keys, out) if columns else None, items)
+
+    def update_priorities(self, keys: Array, priorities: Array) -> int:
+        """Set them; returns how many keys are no items any more. SchemaError where they are no priorities."""
+        if isinstance(self._sampler, UniformSampler):
+            raise SchemaError(
+                f"table {self.definition.name!r} draws uniformly and has no priorities: create it with the "
+                "prioritised sampler"
+            )
+        unknown = self._sampler.update(keys, priorities)
+        self._unknown_keys += unknown
+        return unknown
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether somebody should be told of unrolls that came."""
+        return self._reports.any
+
+    def drain_headers(self) -> list[UnrollHeader]:
+        """Headers of the unrolls that came since the last call, oldest first (see `Reports`)."""
+        return self._reports.drain()
+
+    # ------------------------------------------------------------------------------------------ disk
+
+    @property
+    def folder(self) -> TableFolder:
+        """Of its files. ReplayError where it has none."""
+        if self._folder is None:
+            raise ReplayError(
+                f"table {self.definition.name!r} is kept in its server's memory, which has no manifests: start the "
+                "server with --data-dir"
+            )
+        return self._folder
+
+    def rollback(self, round_: int) -> int:
+        """Everything is as it was at that round's manifest; returns how many of its items are lost."""
+        lost = self.folder.rollback(round_)
+        self._take_over()
+        self._lost_items += lost
+        return lost
+
+    def wanted_mark(self) -> int | None:
+        """Where the disk's mark should be moved to (see mark.py); None: nowhere."""
+        return None if self._folder is None else self._folder.wanted_mark(self._room(self.definition.writers))
+
+    def _room(self, unrolls: int) -> int:
+        return self.ring.layout.room_for(unrolls, self.signature.max_rows, self.signature.max_envs)
+
+    def marked(self, position: int) -> None:
+        """The mark is there."""
+        self.ring.reuse_limit = position
+
     def stats(self) -> TableStats:
         """Counters; items are valid rows, the capacity is in rows."""
         return TableStats(
             items=self.ring.items,
-            capacity=self.ring.layout.cells,
-            held_bytes=self.ring.held_bytes,
+            capacity=self.ring.layout.capacity,
+            held_bytes=self.ring.held_bytes + self._staging.nbytes,
             inserted=self.limiter.inserted,
             sampled=self.limiter.sampled,
             evicted=self.ring.evicted,
             duplicates=self._duplicates,
             lives=len(self._dedupe),
+            staged=len(self._staging),
+            unknown_keys=self._unknown_keys,
+            lost=self._lost_items,
         )
+
+    def close(self) -> None:
+        """Leave the files as the next server should find them; idempotent."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.close()

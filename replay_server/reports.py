@@ -19,7 +19,8 @@ class TableStats:
     """Counters of a table. Items are unrolls in a queue and valid rows in a replay table.
 
     `held_bytes` is memory (or file) in use for items, for a ring what it allocated. `dropped` counts items that left
-    a queue unused: too stale, or of a slot that left its cohort.
+    a queue unused: too stale, or of a slot that left its cohort; `staged` unrolls that wait for their round, `lost`
+    what a rollback could not bring back, `unknown_keys` priorities whose items were gone.
     """
 
     items: int
@@ -31,6 +32,9 @@ class TableStats:
     dropped: int = 0
     duplicates: int = 0
     lives: int = 0
+    staged: int = 0
+    unknown_keys: int = 0
+    lost: int = 0
 
 
 class Reports:
@@ -50,6 +54,11 @@ class Reports:
         if len(self._headers) > self.limit:
             oldest = self._headers.popleft()
             self._merged = oldest if self._merged is None else _merge(self._merged, oldest)
+
+    @property
+    def any(self) -> bool:
+        """Whether `drain` would return some."""
+        return bool(self._headers)
 
     def drain(self) -> list[UnrollHeader]:
         """All headers since the last call, oldest first; the first may be a merged one (slot MERGED_SLOT)."""

@@ -7,84 +7,138 @@ A block is `rows` consecutive rows of the B environments of one life (slot, inca
 
 Committed cells never change until their block, the oldest one, is evicted. A row is an item when it is valid and its
 window (`before` rows in front, `after` from the row on) is filled; a new block repeats the rows that later windows
-need, so a window never leaves its block and is one `np.take`. A commit is one aligned 8-byte store, seq << 24 | filled,
-after the columns: rows and counter become visible together, also to who reads the files after a crash.
-
-What the files hold, beside one file a column (all words int64):
-
-    header   [8]              tail, layout version, cells, before, after
-    blocks   [n, 8]           commit, start, envs, rows, low, slot, incarnation, closed; free if start < tail
-    writers  [lives, 3]       slot, incarnation, seq of open lives whose blocks are all evicted; free if seq is 0
+need, so a window never leaves its block and is one `np.take`. A commit is one aligned 8-byte store after the columns:
+rows and counter become visible together, also to who reads the files after a crash (ring_files.py, recovery.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ItemRejectedError
+from core.mapped import UNSTORED
 from core.specs import Signature
 from core.types import Array, Columns
 from replay_server.dedupe import Life
 from replay_server.layout import RingLayout
+from replay_server.recovery import recover
+from replay_server.ring_files import CLOSED, COMMIT, FILLED_BITS, W_SEQ, Block, RingFiles
 from replay_server.storage import Allocator, MemoryAllocator
 
-TAIL, LAYOUT_VERSION, CELLS, BEFORE, AFTER = range(5)
-COMMIT, START, ENVS, ROWS, LOW, SLOT, INCARNATION, CLOSED = range(8)
-FILLED_BITS = 24
 
+class Index(Protocol):
+    """Who is told what becomes an item and what is one no more."""
 
-@dataclass(slots=True, eq=False)
-class Block:
-    """RAM's copy of one line of `blocks`. Rows before `low` are context only; `items` counts the live ones."""
+    def appeared(self, cells: NDArray[np.int64]) -> None:
+        """These cells, ascending, hold items now."""
+        ...
 
-    number: int
-    life: Life
-    start: int
-    envs: int
-    rows: int
-    low: int
-    filled: int
-    items: int = 0
+    def vanished(self, first_cell: int, count: int) -> None:
+        """None of these cells holds an item any more."""
+        ...
+
+    def removed(self, cells: NDArray[np.int64]) -> None:
+        """Neither do these."""
+        ...
+
+    def rebuilt(self) -> None:
+        """Everything may be different."""
+        ...
 
 
 class Ring:
-    """Columns, blocks and the map of live items. Who calls it checks shapes and seqs first (see replay.py)."""
+    """Columns, blocks and the map of live items. Who calls it checks shapes and seqs first (see replay.py).
+
+    With `existing` files of the allocator it holds what they hold, after `prepare` saw to them. `max_times` 0: items
+    may be drawn for ever.
+    """
 
     def __init__(
-        self, signature: Signature, layout: RingLayout, allocator: Allocator | None = None, max_lives: int = 16384
+        self,
+        signature: Signature,
+        layout: RingLayout,
+        allocator: Allocator | None = None,
+        max_lives: int = 16384,
+        *,
+        priorities: bool = False,
+        max_times: int = 0,
+        prepare: Callable[[RingFiles], None] | None = None,
     ) -> None:
-        make = (allocator or MemoryAllocator()).allocate
-        self.layout = layout
-        self.tail = self.head = self.items = self.evicted = 0
-        self.columns: dict[str, Array] = {
-            name: make(f"column.{name}", (layout.cells, *column.array.shape), column.array.dtype)
-            for name, column in signature.columns.items()
-        }
-        self._extra = {name: column.extra_rows for name, column in signature.columns.items()}
-        most_blocks = min(1 << 16, 64 + 4 * layout.cells // layout.block_rows)
-        self._blocks: NDArray[np.int64] = make("blocks", (most_blocks, 8), "int64")
-        self._writers: NDArray[np.int64] = make("writers", (max_lives + 1, 3), "int64")
-        self._header: NDArray[np.int64] = make("header", (8,), "int64")
-        self._header[1:5] = 1, layout.cells, layout.before, layout.after
-        self.live = np.zeros(layout.cells, np.uint8)
-        self._order: deque[Block] = deque()  # oldest first
-        self._open: dict[Life, Block] = {}
-        self._lost: dict[Life, int] = {}  # open lives whose blocks are all evicted: their line in `writers`
-        self._free_blocks = list(range(most_blocks - 1, -1, -1))
-        self._free_writers = list(range(max_lives, -1, -1))
+        self.layout, self.max_times = layout, max_times
+        self.index: Index | None = None
+        self.reuse_limit: int | None = None
+        """No position from here on may be written yet: the disk does not know that what is there is gone (mark.py)."""
+        self.files = files = RingFiles(
+            *(signature, layout, allocator or MemoryAllocator()),
+            max_lives=max_lives,
+            priorities=priorities,
+            count_times=max_times > 0,
+        )
+        self.columns, self.priority, self.times = files.columns, files.priority, files.times
+        self._extra = {name: signature.columns[name].extra_rows for name in self.columns}
         self._window = np.arange(-layout.before, layout.after + 1)[:, None]
-        self.held_bytes = sum(a.nbytes for a in (*self.columns.values(), self._blocks, self._writers, self.live))
+        self._rows = {name: slice(None) if extra else slice(-1) for name, extra in self._extra.items()}  # of a window
+        self._first_row_only = {name for name in self.columns if signature.columns[name].window_rows == "first"}
+        self.live = np.zeros(layout.cells, np.uint8)
+        self.held_bytes = files.nbytes + self.live.nbytes
+        if prepare is not None:
+            prepare(files)
+        self.load()
+
+    def load(self) -> None:
+        """Take over what the files say."""
+        found = recover(self.files, self.max_times)
+        self.live[:] = 0
+        for block, live in zip(found.blocks, found.live, strict=True):
+            self.files.view(self.live, block)[:, block.low : block.low + live.shape[1]] = live
+        self.tail, self.head, self.evicted = found.tail, found.head, found.evicted
+        self.items = int(np.count_nonzero(self.live))
+        self._order: deque[Block] = deque(found.blocks)  # oldest first
+        self._open = found.open
+        self._lost = found.lost  # open lives whose blocks are all evicted: their line in `writers`
+        self.ended, self.last_rounds = found.ended, found.last_rounds
+        used_blocks, used_writers = {block.number for block in found.blocks}, set(found.lost.values())
+        self._free_blocks = [i for i in range(len(self.files.blocks) - 1, -1, -1) if i not in used_blocks]
+        self._free_writers = [i for i in range(len(self.files.writers) - 1, -1, -1) if i not in used_writers]
+        if self.index is not None:
+            self.index.rebuilt()
 
     @property
     def open_blocks(self) -> int:
         """Lives that are writing a block."""
         return len(self._open)
 
-    def insert(self, slot: int, incarnation: int, seq: int, columns: Columns, rows: int, envs: int) -> int:
+    @property
+    def inserted(self) -> int:
+        """Items that ever were in the table."""
+        return self.evicted + sum(block.items for block in self._order)
+
+    @property
+    def max_priority(self) -> float:
+        """The largest priority that was ever set, at least 1."""
+        return self.files.max_priority
+
+    @max_priority.setter
+    def max_priority(self, value: float) -> None:
+        self.files.max_priority = value
+
+    def items_of_blocks(self) -> dict[int, int]:
+        """By where a block starts: how many items it ever had."""
+        return {block.start: block.items for block in self._order}
+
+    def lives(self) -> dict[Life, int]:
+        """Open lives and the seq of their last unroll."""
+        lost = {life: int(self.files.writers[line, W_SEQ]) for life, line in self._lost.items()}
+        return lost | {life: self.files.last_seq(block) for life, block in self._open.items()}
+
+    def insert(
+        self, slot: int, incarnation: int, seq: int, columns: Columns, rows: int, envs: int, *, round: int = 0
+    ) -> int:
         """Append an unroll of [rows, envs] to its life's block; returns how many rows became items.
 
         Columns with an extra row (obs [T+1, B, ...]) bring the row below the last; their first row is there already
@@ -95,21 +149,29 @@ class Ring:
         if block is not None and block.envs != envs:
             raise ItemRejectedError(f"slot {slot} sends {envs} environments, its earlier unrolls had {block.envs}")
         if block is None or block.filled + rows + 1 > block.rows:
-            block = self._open_block(life, block, columns, rows, envs)
-        at = block.filled
+            block = self._open_block(life, block, columns, rows, envs, round - seq + 1)
+        at, view = block.filled, self.files.view
         for name, store in self.columns.items():
             extra = self._extra[name]
-            self._view(store, block)[:, at + extra : at + extra + rows] = columns[name][extra:].swapaxes(0, 1)
+            view(store, block)[:, at + extra : at + extra + rows] = columns[name][extra:].swapaxes(0, 1)
+        if self.priority is not None:
+            self._store_priorities(block, rows, columns.get(UNSTORED))
+        if self.times is not None:
+            view(self.times, block)[:, at : at + rows] = 0
         first = max(block.low, at - self.layout.after + 1)
         end = max(block.low, at + rows - self.layout.after + 1)
-        fresh = self._view(self.columns["valid"], block)[:, first:end] != 0
-        self._blocks[block.number, COMMIT] = seq << FILLED_BITS | (at + rows)
-        self._view(self.live, block)[:, first:end] = fresh
-        self._forget_lost(life)  # only now: until the commit its counter was the line in `writers`
+        fresh = view(self.columns["valid"], block)[:, first:end] != 0
+        self.files.blocks[block.number, COMMIT] = seq << FILLED_BITS | (at + rows)
+        if self._lost:
+            self._forget_lost(life)  # only now: until the commit its counter was the line in `writers`
+        view(self.live, block)[:, first:end] = fresh
         block.filled = at + rows
         new_items = int(np.count_nonzero(fresh))
         block.items += new_items
         self.items += new_items
+        if self.index is not None and new_items:
+            env, row = np.nonzero(fresh)
+            self.index.appeared(block.start % self.layout.cells + first + env * block.rows + row)
         return new_items
 
     def end_life(self, slot: int, incarnation: int) -> None:
@@ -117,8 +179,16 @@ class Ring:
         life = slot, incarnation
         block = self._open.pop(life, None)
         if block is not None:
-            self._blocks[block.number, CLOSED] = 1
+            self.files.blocks[block.number, CLOSED] = 1
         self._forget_lost(life)
+
+    def remove(self, keys: NDArray[np.int64]) -> None:
+        """These items, which must be alive, are no items any more; they count as inserted all the same."""
+        cells = np.unique(keys % self.layout.cells)
+        self.live[cells] = 0
+        self.items -= len(cells)
+        if self.index is not None:
+            self.index.removed(cells)
 
     def alive(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the keys still are items."""
@@ -129,29 +199,49 @@ class Ring:
     def gather(self, keys: NDArray[np.int64], out: Columns | None = None) -> dict[str, Array]:
         """The windows of live `keys`, time-major and contiguous: [before + after (+ 1 with an extra row), N, ...].
 
-        `out` may hold arrays of exactly these shapes to fill instead of new ones.
+        [N, ...] of a column whose window_rows is "first". `out` may hold arrays of exactly these shapes to fill.
         """
-        cells = self._window + keys % self.layout.cells
-        return {
-            name: np.take(
-                store,
-                cells if self._extra[name] else cells[:-1],
-                axis=0,
-                out=None if out is None else out[name],
-                mode="clip",
-            )
-            for name, store in self.columns.items()
-        }
+        windows = self._window + keys % self.layout.cells
+        gathered = {}
+        for name, store in self.columns.items():
+            cells = windows[0] if name in self._first_row_only else windows[self._rows[name]]
+            gathered[name] = store.take(cells, 0, None if out is None else out[name], "clip")
+        return gathered
 
-    def _view(self, store: Array, block: Block) -> Array:
-        """The block's part of a column: [envs, rows, ...]."""
-        at = block.start % self.layout.cells
-        part: Array = store[at : at + block.envs * block.rows]
-        return part.reshape((block.envs, block.rows, *store.shape[1:]))
+    def why_no_room(self, slot: int, incarnation: int, rows: int, envs: int) -> str | None:
+        """What an unroll must wait for, besides the rate limiter; None if it may go in now."""
+        most = 2 * (self.layout.repeated + self.layout.block_rows + rows + 1) * envs  # with a skipped end of the ring
+        if self.reuse_limit is None or self.head + most <= self.reuse_limit:
+            return None
+        block = self._open.get((slot, incarnation))
+        if block is not None and block.filled + rows + 1 <= block.rows:
+            return None
+        start, block_rows = self._place((slot, incarnation), rows, envs)
+        end = start + block_rows * envs
+        if end <= self.reuse_limit:
+            return None
+        return f"positions up to {end} wait for the disk, which allows {self.reuse_limit} (it is written by the server)"
 
-    def _open_block(self, life: Life, old: Block | None, columns: Columns, rows: int, envs: int) -> Block:
+    def _store_priorities(self, block: Block, rows: int, priority: Array | None) -> None:
+        """One that is not known yet (+inf) is the largest so far: each item is drawn soon."""
+        assert self.priority is not None
+        largest = self.max_priority
+        stored = self.files.view(self.priority, block)[:, block.filled : block.filled + rows]
+        if priority is None:
+            stored[:] = largest
+            return
+        known = np.isfinite(priority)
+        stored[:] = np.where(known, priority, np.float32(largest)).swapaxes(0, 1)
+        most = float(priority.max(where=known, initial=0.0))
+        if most > largest:
+            self.max_priority = most
+
+    def _open_block(
+        self, life: Life, old: Block | None, columns: Columns, rows: int, envs: int, first_round: int
+    ) -> Block:
         """Make room at the head, and begin the block with the rows that its first windows need."""
-        block_rows = self._make_room(life, rows, envs)
+        start, block_rows = self._place(life, rows, envs)
+        self._make_room(start, block_rows * envs)
         kept = self._open.get(life)  # None also if `old` was evicted for the room
         if kept is not None:
             filled = min(self.layout.repeated, kept.filled)
@@ -160,26 +250,29 @@ class Ring:
         else:
             begins = old is None and life not in self._lost
             filled, low = self.layout.before if begins else 0, self.layout.before
-        block = Block(self._free_blocks.pop(), life, self.head, envs, block_rows, low, filled)
-        line = self._blocks[block.number]
-        line[COMMIT] = 0
-        line[START:] = block.start, envs, block_rows, low, life[0], _signed(life[1]), 0
+        block = Block(self._free_blocks.pop(), life, start, envs, block_rows, low, filled, first_round)
+        self.files.write_block(block)
+        view = self.files.view
         for name, store in self.columns.items():
-            top, extra = self._view(store, block), self._extra[name]
+            top, extra = view(store, block), self._extra[name]
             if kept is not None:
-                top[:, : filled + extra] = self._view(store, kept)[:, moved : kept.filled + extra]
+                top[:, : filled + extra] = view(store, kept)[:, moved : kept.filled + extra]
             elif extra:
                 top[:, : filled + 1] = columns[name][0][:, None]  # a life begins: copies of its first row
             else:
                 top[:, :filled] = 0  # rows that are not steps (valid 0)
-        self.head = block.start + envs * block_rows
+        if kept is not None and self.priority is not None:
+            view(self.priority, block)[:, :filled] = view(self.priority, kept)[:, moved : kept.filled]
+        if self.times is not None:
+            view(self.times, block)[:, :filled] = 0  # those below `low` are no items here
+        self.head = block.end
         self._order.append(block)
         self._open[life] = block
         return block
 
-    def _make_room(self, life: Life, rows: int, envs: int) -> int:
-        """Evict until a block of the returned rows fits at `head`, which skips the end of the ring if need be."""
-        layout, size = self.layout, self.layout.cells
+    def _place(self, life: Life, rows: int, envs: int) -> tuple[int, int]:
+        """Where a new block for unrolls of [rows, envs] begins, and its rows. ItemRejectedError where none fits."""
+        layout, size = self.layout, self.layout.capacity
         lives = max(layout.open_blocks, len(self._open) + (life not in self._open))
         free = None if layout.evict else size - self.head
         block_rows = layout.block_rows_for(rows, envs, lives, free)
@@ -190,15 +283,17 @@ class Ring:
                 f"({block_rows} rows of {envs} environments)"
                 + ("; raise its capacity" if free is None else f": {free} rows are free and evict is False")
             )
-        start = self.head
-        if start % size + cells > size:
-            start += size - start % size
+        to_end = layout.cells - self.head % layout.cells
+        return (self.head if cells <= to_end else self.head + to_end), block_rows
+
+    def _make_room(self, start: int, cells: int) -> None:
+        """Evict until that many cells from `start` on are free."""
+        size = self.layout.capacity
         while self._order and (start + cells - self.tail > size or not self._free_blocks):
             self._evict()
         if start + cells - self.tail > size:  # nothing is left, but the tail lags behind the skipped end
-            self.tail = self._header[TAIL] = start
-        self.head = start
-        return block_rows
+            self.tail = start
+            self.files.record_eviction(self.tail, self.evicted)
 
     def _evict(self) -> None:
         """Drop the oldest block. The tail moves before any of its cells is written again."""
@@ -206,22 +301,19 @@ class Ring:
         if self._open.get(block.life) is block:
             del self._open[block.life]
             line = self._lost[block.life] = self._free_writers.pop()
-            self._writers[line, :2] = block.life[0], _signed(block.life[1])
-            self._writers[line, 2] = int(self._blocks[block.number, COMMIT]) >> FILLED_BITS
-        self._view(self.live, block).fill(0)
-        self.items -= block.items
+            self.files.write_writer(line, block.life, block.first_round, self.files.last_seq(block))
+        live = self.files.view(self.live, block)
+        self.items -= block.items if self.times is None else int(np.count_nonzero(live))
+        live.fill(0)
         self.evicted += block.items
         self._free_blocks.append(block.number)
-        self.tail = self._order[0].start if self._order else block.start + block.envs * block.rows
-        self._header[TAIL] = self.tail
+        self.tail = self._order[0].start if self._order else block.end
+        self.files.record_eviction(self.tail, self.evicted)
+        if self.index is not None:
+            self.index.vanished(block.start % self.layout.cells, block.envs * block.rows)
 
     def _forget_lost(self, life: Life) -> None:
         line = self._lost.pop(life, None)
         if line is not None:
-            self._writers[line, 2] = 0
+            self.files.writers[line, W_SEQ] = 0
             self._free_writers.append(line)
-
-
-def _signed(incarnation: int) -> int:
-    """64 random bits as an int64 word."""
-    return incarnation - (1 << 64) if incarnation >> 63 else incarnation

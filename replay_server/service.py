@@ -1,42 +1,56 @@
-"""The Experience service over hosted tables: translation, reassembly of parts, checks. Runs on the event loop.
+"""The Experience service over hosted tables: which table a call is for, and what tables there are. On the event loop.
 
-Actors call Insert, the learner EnsureTable and Sample, people Info. protos/experience.proto has the legal order.
+Actors call Insert, the learner EnsureTable and Sample, people Info. protos/experience.proto has the legal order; the
+two streams are in insert_stream.py and sample_stream.py.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
-import numpy as np
-
-from core import rpc, wire
+from core import rpc
 from core.clock import Clock, SystemClock
-from core.errors import CodecError, ConfigError, SchemaError, TableNotFoundError, TooLargeError
-from core.specs import Signature
-from core.types import Columns, UnrollHeader
+from core.errors import ConfigError, ReplayError, TableNotFoundError, UnavailableError
 from protos import experience_pb2 as pb
+from replay_server import insert_stream, sample_stream
+from replay_server.data_dir import DataDir
 from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
 from replay_server.replay import ReplayTable
+from replay_server.settings import table_bytes
 from replay_server.table import Table
 
-NEWS_EVERY_S = 0.5
-_SLACK_BYTES = 1 << 16
+MOST_TABLES = 64
+MOST_STREAMS = 10_000
+"""Open at once; each may hold one item's bytes (hosting.IN_FLIGHT_BYTES bounds their sum)."""
 T = TypeVar("T", bound=Table)
 logger = logging.getLogger(__name__)
 
 
 class ExperienceService:
-    """Tables by name, served."""
+    """Tables by name. `data_dir` None keeps replay tables in memory; `max_bytes` bounds all of them together."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, *, data_dir: DataDir | None = None, max_bytes: int | None = None
+    ) -> None:
         self._clock = clock or SystemClock()
+        self._data_dir, self.max_bytes = data_dir, max_bytes
         self._tables: dict[str, Hosted[Any]] = {}
-        self._definitions: dict[str, ReplayDefinition] = {}
+        self.streams = 0
         self.addresses: list[str] = []
+
+    def recover(self) -> None:
+        """Serve the tables that the data directory holds. Raises ConfigError."""
+        if self._data_dir is None:
+            return
+        for name in self._data_dir.tables():
+            table = ReplayTable.reopen(self._data_dir, name)
+            self.host(name, table)
+            logger.info("table %r: %d items are back", name, table.stats().items)
 
     def host(self, name: str, table: T) -> Hosted[T]:
         """Serve a table that was made in this process."""
@@ -50,139 +64,152 @@ class ExperienceService:
             raise TableNotFoundError(f"no table {name!r}; there are {sorted(self._tables)}")
         return self._tables[name]
 
+    def replay_tables(self) -> list[Hosted[ReplayTable]]:
+        """All that are not queues."""
+        return [hosted for hosted in self._tables.values() if isinstance(hosted.table, ReplayTable)]
+
     def close(self) -> None:
         """Close every table; every waiting call ends."""
         for hosted in self._tables.values():
             hosted.close()
 
+    # ------------------------------------------------------------------------------------------ tables
+
     async def EnsureTable(self, request: pb.EnsureTableRequest, context: Any) -> pb.EnsureTableReply:
-        """Make a replay table, or find it with the same definition."""
-        rpc.check_protocol(request.protocol, "the learner")
+        """Make a replay table, or find it; what is asked for wins over what it has."""
+        rpc.check_protocol(request.protocol, context.peer())
         definition = ReplayDefinition.unpack(request.table.settings)
-        existing = self._definitions.get(definition.name)
-        if existing is None and definition.name in self._tables:
-            raise ConfigError(
-                f"table {definition.name!r} is a queue of the learner that serves here: "
-                "give --replay-address that of a `shoal replay`"
-            )
-        if existing is None:
-            self.host(definition.name, ReplayTable.from_definition(definition))
-            self._definitions[definition.name] = definition
-            logger.info(
-                "table %r: capacity %d items, batches of %d, %g samples an insert",
-                *(definition.name, definition.capacity, definition.batch_size, definition.samples_per_insert),
-            )
-        elif existing != definition:
-            raise ConfigError(
-                f"table {definition.name!r} exists with another definition: {existing}; asked for: {definition}; "
-                "restart the replay server or use another table name"
-            )
-        return pb.EnsureTableReply(created=existing is None)
-
-    async def Insert(self, requests: AsyncIterator[pb.InsertRequest], context: Any) -> AsyncIterator[pb.InsertReply]:
-        """Take items of one life, acknowledge each when it is in the table."""
-        opened = (await _first(requests)).open
-        rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
-        hosted = self.hosted(opened.table)
-        token = hosted.open_life(opened.slot, opened.incarnation)
-        yield pb.InsertReply(next_seq=hosted.table.next_seq(opened.slot, opened.incarnation))
-        assembler = _Assembler(hosted.table.signature, opened.slot)
-        async for request in requests:
-            item = assembler.add(request.chunk)
-            if item is None:
-                continue
-            seq, header, payload = item
-            columns = wire.decode(payload)
-            wire.check(columns, hosted.table.signature)
-            _check_env_steps(header, columns)
-            await hosted.insert(token, opened.incarnation, seq, header, columns)
-            yield pb.InsertReply(ack=seq)
-
-    async def Sample(self, requests: AsyncIterator[pb.SampleRequest], context: Any) -> AsyncIterator[pb.SampleReply]:
-        """Answer draws in order, each when the rate limiter allows it."""
-        opened = (await _first(requests)).open
-        rpc.check_protocol(opened.protocol, "the learner")
-        hosted: Hosted[Table] = self.hosted(opened.table)
-        table = hosted.table
-        if not isinstance(table, ReplayTable):
-            raise TableNotFoundError(f"table {opened.table!r} is a queue: only its own learner takes from it")
-        async for request in requests:
-            draw, started_s = request.draw, self._clock.now_s()
-            n = table.check_draw(draw.batches)
-            while not await hosted.until(partial(table.may_sample, n), "the learner", "items to sample", NEWS_EVERY_S):
-                yield self._reply(table, pb.SampleReply(draw=draw.draw))
-            keys, columns = table.sample(n, _draw_rng(opened.seed, draw.draw))
+        hosted = self._tables.get(definition.name)
+        if hosted is not None:
+            changed = self._replay(definition.name).table.adopt(definition)
+            for change in changed:
+                logger.warning("table %r: %s, as its client asks", definition.name, change)
             hosted.changed()
-            reply = pb.SampleReply(draw=draw.draw, keys=keys.tobytes(), payload=wire.encode(columns))
-            reply.waited_s = self._clock.now_s() - started_s
-            yield self._reply(table, reply)
+            return pb.EnsureTableReply(created=False, changed=changed)
+        self._check_budget(definition)
+        self.host(definition.name, ReplayTable.open(definition, data_dir=self._data_dir))
+        logger.info(
+            "table %r: capacity %d items, batches of %d, %g samples an insert, %s",
+            *(definition.name, definition.capacity, definition.batch_size, definition.samples_per_insert),
+            definition.sampler,
+        )
+        return pb.EnsureTableReply(created=True)
 
-    @staticmethod
-    def _reply(table: ReplayTable, reply: pb.SampleReply) -> pb.SampleReply:
-        reply.headers.extend(wire.header_to_proto(h) for h in table.drain_headers())
-        reply.inserted_items, reply.sampled_items = table.inserted, table.sampled
-        return reply
+    def _check_budget(self, definition: ReplayDefinition) -> None:
+        if len(self._tables) >= MOST_TABLES:
+            raise ConfigError(f"table {definition.name!r} would be the {MOST_TABLES + 1}th; a server has {MOST_TABLES}")
+        if self.max_bytes is None:
+            return
+        held = sum(hosted.table.stats().held_bytes for hosted in self._tables.values())
+        need = table_bytes(definition)
+        if held + need > self.max_bytes:
+            raise ConfigError(
+                f"table {definition.name!r} needs {need:,} bytes for a capacity of {definition.capacity:,}; "
+                f"{held:,} of this server's {self.max_bytes:,} are used: lower its capacity, or raise --max-bytes"
+            )
+
+    def _replay(self, name: str) -> Hosted[ReplayTable]:
+        hosted = self.hosted(name)
+        if not isinstance(hosted.table, ReplayTable):
+            raise ConfigError(
+                f"table {name!r} is a queue of the learner that serves here: "
+                "give the address of a `shoal replay` (--replay-address)"
+            )
+        return hosted
+
+    # ------------------------------------------------------------------------------------------ streams
+
+    @rpc.framed
+    async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[pb.InsertReply, None]:
+        """Take items of one life, acknowledge each when it is in the table."""
+        opened = insert_stream.read_open(await _first(requests))
+        rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
+        hosted, table = self.hosted(opened.table), self.hosted(opened.table).table
+        replay = table if isinstance(table, ReplayTable) else None
+        stream = insert_stream.InsertStream(hosted, opened, staged=replay is not None and replay.definition.staged)
+        with self._counted():
+            async with contextlib.aclosing(stream.serve(requests, replay.epoch if replay else 0)) as replies:
+                async for reply in replies:
+                    yield reply
+
+    @rpc.framed
+    async def Sample(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[bytes, None]:
+        """Answer draws in order, each when the rate limiter allows it."""
+        opened = sample_stream.read_open(await _first(requests))
+        rpc.check_protocol(opened.protocol, context.peer())
+        hosted = self.hosted(opened.table)
+        if not isinstance(hosted.table, ReplayTable):
+            raise TableNotFoundError(f"table {opened.table!r} is a queue: only its own learner takes from it")
+        stream = sample_stream.SampleStream(hosted, opened, self._clock)
+        with self._counted():
+            async with contextlib.aclosing(stream.serve(requests)) as replies:
+                async for reply in replies:
+                    yield reply
+
+    @contextlib.contextmanager
+    def _counted(self) -> Any:
+        if self.streams >= MOST_STREAMS:
+            raise ReplayError(f"{self.streams} streams are open, the limit is {MOST_STREAMS}: close some")
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    # ------------------------------------------------------------------------------------------ for people, and resume
 
     async def Info(self, request: pb.InfoRequest, context: Any) -> pb.InfoReply:
         """Every table's figures and who waits for what."""
-        tables = []
-        for name, hosted in sorted(self._tables.items()):
-            waiters = [pb.Waiter(who=w.who, what=w.what, since_s=w.since_s) for w in hosted.waiters()]
-            tables.append(pb.TableInfo(name=name, figures=hosted.table.figures(), waiters=waiters))
+        tables = [self._info(name, hosted) for name, hosted in sorted(self._tables.items())]
         return pb.InfoReply(protocol=rpc.PROTOCOL, tables=tables, addresses=self.addresses)
 
+    def _info(self, name: str, hosted: Hosted[Any]) -> pb.TableInfo:
+        told = pb.TableInfo(name=name, figures=hosted.figures())
+        for waiter in hosted.waiters():
+            reason = waiter.why() or ""
+            told.waiters.add(who=waiter.who, what=waiter.what, waited_s=hosted.waited_s(waiter), reason=reason)
+        if isinstance(hosted.table, ReplayTable):
+            told.definition.name, told.definition.settings = name, hosted.table.definition.pack()
+        return told
 
-def _draw_rng(seed: int, draw: int) -> np.random.Generator:
-    key = np.array([seed, 0], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, draw], np.uint64)))
+    async def Checkpoint(self, request: pb.CheckpointRequest, context: Any) -> pb.CheckpointReply:
+        """Write a manifest of the table as it is now."""
+        rpc.check_protocol(request.protocol, context.peer())
+        started_s = self._clock.now_s()
+        items = await self.write_manifest(self._replay(request.table), request.round)
+        return pb.CheckpointReply(items=items, took_s=self._clock.now_s() - started_s)
+
+    async def write_manifest(self, hosted: Hosted[ReplayTable], round_: int | None) -> int:
+        """Taken at once, written beside the loop. Returns the items in it."""
+        async with hosted.writing:
+            taken_s = self._clock.now_s()
+            write = hosted.table.folder.checkpoint(round_)
+            manifest = await asyncio.get_running_loop().run_in_executor(None, write)
+            hosted.manifest_s = taken_s
+        return manifest.items
+
+    async def move_mark(self, hosted: Hosted[ReplayTable]) -> None:
+        """Let the ring write on, where the disk must hear of it first (replay_server/mark.py)."""
+        position = hosted.table.wanted_mark()
+        if position is not None:
+            loop = asyncio.get_running_loop()
+            hosted.table.marked(await loop.run_in_executor(None, hosted.table.folder.write_mark, position))
+            hosted.changed()
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackReply:
+        """Return the table to its manifest of a round; its streams end and come back."""
+        rpc.check_protocol(request.protocol, context.peer())
+        hosted = self._replay(request.table)
+        async with hosted.writing:
+            lost = hosted.table.rollback(request.round)
+        items = hosted.table.stats().items
+        hosted.break_streams(UnavailableError(f"table {request.table!r} went back to round {request.round}"))
+        self.host(request.table, hosted.table)
+        logger.warning("table %r is back at round %d: %d items, %d lost", request.table, request.round, items, lost)
+        return pb.RollbackReply(items=items, lost_items=lost)
 
 
-def _check_env_steps(header: UnrollHeader, columns: Columns) -> None:
-    """The rate limiter and the budget count what a header says: it must be true."""
-    steps = int(np.count_nonzero(columns["valid"])) if "valid" in columns else max(0, header.env_steps)
-    if header.env_steps != steps:
-        raise SchemaError(f"the header says {header.env_steps} env steps, the columns have {steps}")
-
-
-async def _first(requests: AsyncIterator[Any]) -> Any:
-    async for request in requests:
-        if request.WhichOneof("message") == "open":
-            return request
-        break
-    raise CodecError("a stream begins with `open`")
-
-
-class _Assembler:
-    """Puts the parts of one seq together; never holds more than one item of the table's largest size."""
-
-    def __init__(self, signature: Signature, slot: int) -> None:
-        self._limit_bytes = signature.nbytes(signature.max_rows, signature.max_envs) + _SLACK_BYTES
-        self._slot = slot
-        self._parts: list[bytes] = []
-        self._size_bytes = 0
-        self._head: pb.Chunk | None = None
-
-    def add(self, chunk: pb.Chunk) -> tuple[int, UnrollHeader, bytes] | None:
-        """(seq, header, payload) when the last part is here. Raises CodecError or TooLargeError."""
-        if self._head is None or chunk.part == 0:
-            self._head, self._parts, self._size_bytes = chunk, [], 0
-        if chunk.part != len(self._parts) or chunk.seq != self._head.seq or chunk.parts != self._head.parts:
-            raise CodecError(
-                f"part {chunk.part} of {chunk.parts} of seq {chunk.seq} came where part {len(self._parts)} of "
-                f"{self._head.parts} of seq {self._head.seq} was expected"
-            )
-        if not chunk.payload and chunk.parts > 1:
-            raise CodecError(f"part {chunk.part} of {chunk.parts} of seq {chunk.seq} is empty")
-        self._size_bytes += len(chunk.payload)
-        if self._size_bytes > self._limit_bytes:
-            raise TooLargeError(
-                f"seq {chunk.seq} has {self._size_bytes} bytes so far; this table's largest item {self._limit_bytes}"
-            )
-        self._parts.append(chunk.payload)
-        if len(self._parts) < chunk.parts:
-            return None
-        head, parts = self._head, self._parts
-        self._head, self._parts = None, []
-        if head.header.slot != self._slot:
-            raise CodecError(f"an item of slot {head.header.slot} came on the stream of slot {self._slot}")
-        return head.seq, wire.header_from_proto(head.header), parts[0] if len(parts) == 1 else b"".join(parts)
+async def _first(requests: AsyncIterator[bytes]) -> bytes:
+    async for data in requests:
+        return data
+    return b""

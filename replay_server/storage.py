@@ -1,4 +1,4 @@
-"""Where a ring's arrays live: anonymous memory, or memory-mapped files in a directory. Used by ring.py alone."""
+"""Where a ring's arrays live: anonymous memory, or memory-mapped files in a directory. Used by ring_files.py alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,15 +19,24 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
 class Allocator(Protocol):
-    """Gives zeroed arrays by name. Names come from clients (columns), so an allocator that makes files checks them."""
+    """Gives arrays by name. Names come from clients (columns), so an allocator that makes files checks them."""
+
+    existing: bool
+    """Whether the arrays hold what an earlier process wrote; else they are zeroed."""
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """A zeroed array. ConfigError when there is no room for it."""
+        """An array. ConfigError when there is no room for it, or another one under that name."""
+        ...
+
+    def sync(self) -> None:
+        """Return when everything that was stored before this call is on the disk, where there is one."""
         ...
 
 
 class MemoryAllocator:
     """Anonymous memory: gone with the process. Pages are taken when they are first written."""
+
+    existing = False
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """A zeroed array. ConfigError when there is no room for it."""
@@ -38,48 +47,74 @@ class MemoryAllocator:
                 f"no memory for {name!r}: {dtype}{list(shape)}; lower the table's capacity ({error})"
             ) from error
 
+    def sync(self) -> None:
+        """Nothing to do."""
+
 
 class FileAllocator:
     """One memory-mapped file an array, in `directory`. Written pages outlive the process, whatever ends it.
 
     Space is reserved when a file is made, so that a full disk is an error here and never a SIGBUS at a later store.
+    With `existing` the files are there already and are mapped as they are; with `private` stores do not reach them.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | os.PathLike[str], *, existing: bool = False, private: bool = False) -> None:
+        self.directory, self.existing = Path(directory), existing or private
+        self._access = mmap.ACCESS_COPY if private else mmap.ACCESS_WRITE
+        self._files: list[int] = []
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the data directory {self.directory} cannot be made: {error}") from error
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """A zeroed array in the new file `name`. ConfigError when the file exists or there is no room for it."""
+        """The array of file `name`. ConfigError: no room, a file where none should be, or one of another size."""
         if not FILE_NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be a file name: use letters, digits, '_', '-' and '.', at most 200")
         kind = np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         path = self.directory / name
         try:
-            mapped = _map_new(path, size)
+            fd = _open(path, size) if self.existing else _make(path, size)
         except FileExistsError as error:
             raise ConfigError(f"{path} exists: give the table an empty data directory") from error
         except OSError as error:
+            what = "opened" if self.existing else "made"
             raise ConfigError(
-                f"{path} cannot be made with {size} bytes: {error}; free space or lower the capacity"
+                f"{path} cannot be {what} with {size:,} bytes: {error}; free space or lower the capacity"
             ) from error
-        array: Array = np.frombuffer(mapped, kind).reshape(shape)
+        self._files.append(fd)
+        array: Array = np.frombuffer(mmap.mmap(fd, size, access=self._access), kind).reshape(shape)
         return array
 
+    def sync(self) -> None:
+        """Return when everything that was stored before this call is on the disk."""
+        for fd in self._files:
+            os.fdatasync(fd)
 
-def _map_new(path: Path, size: int) -> Any:
-    """The new file at `path`, reserved and mapped; nothing is left behind when that fails."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    def close(self) -> None:
+        """Let go of the files; arrays stay mapped while somebody holds them. Idempotent."""
+        while self._files:
+            os.close(self._files.pop())
+
+
+def _make(path: Path, size: int) -> int:
+    """The new file at `path`, its space reserved; nothing is left behind when that fails."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
-        return mmap.mmap(fd, size)
     except OSError:
+        os.close(fd)
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
-    finally:
+    return fd
+
+
+def _open(path: Path, size: int) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    found = os.fstat(fd).st_size
+    if found != size:
         os.close(fd)
+        raise ConfigError(f"{path} has {found:,} bytes, its table's definition needs {size:,}: the folder is damaged")
+    return fd

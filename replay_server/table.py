@@ -1,15 +1,18 @@
-"""What every table does the same way: check shapes, apply each unroll once. Pure, one thread."""
+"""What every table does the same way: apply each unroll once, tell who it knows. Pure, one thread."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 
+from core.errors import ReplayError
 from core.specs import Signature
 from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Dedupe, Life
 from replay_server.reports import TableStats
-from replay_server.shapes import Shapes
+
+Size = tuple[int, int]
+"""(rows, environments) of an unroll, found when its columns were checked against the signature (core/wire.py)."""
 
 
 class Table(ABC):
@@ -17,25 +20,49 @@ class Table(ABC):
 
     def __init__(self, signature: Signature, max_lives: int) -> None:
         self.signature = signature
-        self._shapes = Shapes(signature)
         self._dedupe = Dedupe(max_lives)
         self._duplicates = 0
+
+    @property
+    def durable(self) -> bool:
+        """Whether manifests bound what a power cut loses."""
+        return False
 
     def next_seq(self, slot: int, incarnation: int) -> int:
         """The seq that is expected next of a life; what is below it is a known duplicate."""
         return self._dedupe.next_seq(slot, incarnation)
 
-    def may_insert(self, env_steps: int) -> bool:
-        """Whether an unroll of so many valid rows may go in now."""
+    def next_seq_sent(self, slot: int, incarnation: int) -> int:
+        """The same with what is staged, and so not acknowledged yet, counted in."""
+        return self.next_seq(slot, incarnation)
+
+    def incarnations(self, slot: int) -> list[int]:
+        """The lives of a slot that are known and not over."""
+        return [incarnation for known, incarnation in self._dedupe.lives() if known == slot]
+
+    def ended_lives(self) -> list[Life]:
+        """Lives that are over and still known to be, after a recovery."""
+        return []
+
+    def may_insert(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> bool:
+        """Whether an unroll of that size and so many valid rows may go in now."""
         return True
+
+    def why_insert_waits(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> str | None:
+        """What holds it back, with the arithmetic, and who must act; None if it may go."""
+        return None
+
+    def stage(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
+        """Keep an unroll until its round is applied; False where it is known. Only staged replay tables do."""
+        raise ReplayError("this table takes unrolls as they come, it stages none")
 
     def end_life(self, slot: int, incarnation: int) -> None:
         """A life has ended: it will not send again, what was kept for its sake can go."""
         self._dedupe.forget(slot, incarnation)
 
     @abstractmethod
-    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns) -> bool:
-        """Take an unroll; False for a known duplicate."""
+    def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
+        """Take an unroll whose columns fit the signature; False for a known duplicate."""
 
     @abstractmethod
     def stats(self) -> TableStats:
@@ -50,6 +77,6 @@ class Table(ABC):
         self._duplicates += not new
         return new
 
-    def _applied(self, incarnation: int, seq: int, header: UnrollHeader) -> Life | None:
+    def _record(self, incarnation: int, seq: int, header: UnrollHeader) -> Life | None:
         """Note an unroll that is in the table. Returns the life that had to be forgotten for it, if any."""
         return self._dedupe.record(header.slot, incarnation, seq)

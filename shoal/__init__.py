@@ -46,11 +46,15 @@ if TYPE_CHECKING:
         WireError,
     )
     from shoal.policy import Policy, load
+    from shoal.replay_client import ReplayClient
     from shoal.training import RunResult, train
 
-_HOMES = {"Config": "core.config", "Policy": "shoal.policy", "load": "shoal.policy"} | dict.fromkeys(
-    ("RunResult", "train"), "shoal.training"
-)
+_HOMES = {
+    "Config": "core.config",
+    "Policy": "shoal.policy",
+    "load": "shoal.policy",
+    "ReplayClient": "shoal.replay_client",
+} | dict.fromkeys(("RunResult", "train"), "shoal.training")
 
 __all__ = [
     "CheckpointError",
@@ -64,6 +68,7 @@ __all__ = [
     "PeerIncompatibleError",
     "Policy",
     "RateLimitedError",
+    "ReplayClient",
     "ReplayError",
     "RunResult",
     "SchemaError",

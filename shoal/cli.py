@@ -6,6 +6,7 @@ Every part is imported when its subcommand runs: a launcher needs no torch, an a
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import shoal
 from core.errors import ConfigError, ShoalError
 from core.fields import nearest
+from shoal import replay_command
 
 Arguments = argparse.Namespace
 EXIT_INTERRUPTED = 130
@@ -94,9 +96,12 @@ def actor(arguments: Arguments) -> int:
 def replay(arguments: Arguments) -> int:
     """Serve replay tables."""
     _serve(arguments)
-    from replay_server.main import run
+    return replay_command.serve(arguments)
 
-    return run(arguments.listen, sockets=arguments.socket)
+
+def verify_replay(arguments: Arguments) -> int:
+    """Check what a data directory holds; nothing is changed."""
+    return replay_command.verify(arguments.folder)
 
 
 def evaluate(arguments: Arguments) -> int:
@@ -132,19 +137,19 @@ def plot(arguments: Arguments) -> int:
 
 
 def status(arguments: Arguments) -> int:
-    """Ask a running learner how it is."""
+    """Ask a running learner or replay server how it is."""
     host, _, port = arguments.address.rpartition(":")
     if not arguments.address.startswith("unix:") and not (host and port.isdigit()):
         raise ConfigError(
             f"{arguments.address!r} is no address: HOST:PORT is needed; "
-            "the run directory's logs/learner.log has it as `learner listens on`"
+            "the run directory's logs/learner.log and logs/replay.log have them as `listens on`"
         )
     _quiet_grpc()
     from rich.console import Console
 
     from shoal import status as info
 
-    Console().print(info.table(info.ask(arguments.address)))
+    Console().print(info.show(arguments.address))
     return 0
 
 
@@ -152,11 +157,17 @@ def bench(arguments: Arguments) -> int:
     """Run the benchmarks of the repository."""
     from shoal.processes import HOME
 
-    if not (HOME / "benchmarks" / "__main__.py").is_file():
+    is_replay = arguments.rest[:1] == ["replay"]
+    wanted = "benchmarks/replay/__init__.py" if is_replay else "benchmarks/__main__.py"
+    if not (HOME / wanted).is_file():
         raise ConfigError(
-            f"there is no folder benchmarks in {HOME}: it is part of Shoal's repository, not of the installed package; "
-            "clone the repository and run `make bench` there"
+            f"there is no {wanted} in {HOME}: it is part of Shoal's repository, not of the installed package; "
+            "clone the repository and run this there"
         )
+    if is_replay:
+        sys.path.insert(0, str(HOME))
+        code: int = importlib.import_module("benchmarks.replay").main(arguments.rest[1:])
+        return code
     return subprocess.call([sys.executable, "-m", "benchmarks", *arguments.rest], cwd=HOME)
 
 
@@ -202,8 +213,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_supervised(this)
 
     this = command("replay", replay)
-    this.add_argument("--listen", required=True, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
+    this.usage = "shoal replay --listen ADDRESS [options]\n       shoal replay verify DIR"
+    replay_command.add_arguments(this)
     _add_sockets(this)
+    text = (verify_replay.__doc__ or "").strip()
+    more = this.add_subparsers(title="or", metavar="verify DIR", prog="shoal replay")
+    this = more.add_parser("verify", help=text, description=text, allow_abbrev=False)
+    this.add_argument("folder", type=Path, metavar="DIR", help="what --data-dir said")
+    this.set_defaults(command=verify_replay)
 
     this = command("eval", evaluate)
     this.add_argument("run", type=Path, metavar="RUN", help="a run directory")
@@ -218,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     this.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     this.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/learning_curve.png, or comparison.png")
 
-    command("status", status).add_argument("address", metavar="ADDRESS", help="the learner's HOST:PORT")
+    command("status", status).add_argument("address", metavar="ADDRESS", help="its HOST:PORT")
     command("bench", bench, help_=False)
     return parser
 
@@ -237,6 +254,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         ("--target-return", "X", "end early when an evaluation reaches it"),
         ("--policy-lag", "0|1|async", "versions between acting and learning"),
         ("--replay", "process|embedded", "where a replay table lives"),
+        ("--data-dir", "DIR", "keep the replay tables there after the run"),
         ("--device", "auto|cpu|cuda", "what the learner computes on"),
         ("--listen", "HOST:PORT", "where the learner listens for actors"),
     ):

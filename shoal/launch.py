@@ -17,9 +17,11 @@ from types import FrameType
 
 from core.config import Config
 from core.errors import ConfigError, ShoalError, TransportError, all_errors
+from shoal.data_place import sweep
 from shoal.live import View, plural
 from shoal.processes import Child, Children
 from shoal.progress import Progress, Tail
+from shoal.replay_child import ReplayChild, check_empty
 from shoal.run_dir import RunDir
 from shoal.sockets import socket_folder
 
@@ -28,7 +30,10 @@ CHECKPOINT_S = 2.0
 """After Ctrl-C or SIGTERM, how long the learner has to write its checkpoint and go."""
 CHECKPOINT_AFTER_FAILURE_S = 30.0
 GOODBYE_S = 0.5
-"""How long the others have once the learner is gone."""
+"""How long the others have once the learner is gone ..."""
+MANIFEST_S = 10.0
+"""... or, where the replay server's tables are kept, it needs for its last manifest."""
+_IN_MEMORY = "Its tables were in its memory and are gone; with --data-dir DIR it would be started again with them."
 
 
 class Launch:
@@ -45,7 +50,6 @@ class Launch:
         self._early_notes: list[str] = []
         self._restarts: Counter[str] = Counter()
         self._actors: dict[str, Child] = {}
-        self._replay: Child | None = None
         self._failure: ShoalError | None = None
         self._signal: int | None = None
         self._interrupted = False
@@ -56,8 +60,12 @@ class Launch:
 
         Raises the learner's own error where it fails, KeyboardInterrupt after Ctrl-C and SystemExit after SIGTERM.
         """
-        with socket_folder() as folder, _signals(self._on_signal):
+        if not self._resume:
+            check_empty(self._config)
+        sweep()
+        with socket_folder() as folder, _signals(self._on_signal), contextlib.ExitStack() as stack:
             self._folder = folder
+            self._replay = ReplayChild(self._config, self._children, self._run, folder / "replay.sock", stack)
             self._take_progress()
             self._old_records = self._progress.records
             try:
@@ -68,7 +76,7 @@ class Launch:
                     self._tick()
                 self._say_goodbye()
             finally:
-                self._children.end_all(GOODBYE_S)
+                self._children.end_all(MANIFEST_S if self._config.replay_data_dir else GOODBYE_S)
                 self._take_progress()
                 self._view.update(self._progress)
                 self._view.close()
@@ -92,20 +100,15 @@ class Launch:
         arguments = ["actor", "--learner", f"unix:{self._folder / 'learner.sock'}", "--slot", str(slot), "--supervised"]
         self._actors[name] = self._children.start(name, arguments, self._run.logs / f"{name}.log")
 
-    def _start_replay(self) -> None:
-        host = self._config.network.listen.rpartition(":")[0]  # for actors that come from where the learner is reached
-        arguments = ["replay", "--listen", f"{host}:0", "--socket", str(self._folder / "replay.sock"), "--supervised"]
-        self._replay = self._children.start("replay", arguments, self._run.logs / "replay.log")
-
     def _tick(self) -> None:
         """Sleep until something happens, or a tenth of a second, and act on it."""
         for child in self._children.wait(TICK_S):
-            if child is self._replay:
+            if child is self._replay.child:
                 self._replay_ended(child)
             elif child is not self._learner:
                 self._actor_ended(child)
-        if self._replay is None and self._run.needs_replay.exists():
-            self._start_replay()
+        if self._replay.child is None and self._run.needs_replay.exists():
+            self._replay.start()
         if self._signal is not None and not self._interrupted:
             self._interrupted = True
             self._stop_learner(CHECKPOINT_S)
@@ -162,8 +165,20 @@ class Launch:
             self._fail(_error(child.code or 0, f"{report}\nNo actor is left{spent}."))
 
     def _replay_ended(self, child: Child) -> None:
-        if not self._stopping:
+        budget, used = self._config.faults.restarts, self._restarts[child.name]
+        if self._stopping:
+            return
+        if child.code == ConfigError.exit_code and not used:
             self._fail(_error_of(child))
+        elif self._replay.survives and used < budget:
+            self._restarts[child.name] += 1
+            self._note(
+                child, f"{_report(child)}\nIt is started again with its tables (restart {used + 1} of {budget})."
+            )
+            self._replay.start()
+        else:
+            spent = f"Its restarts are used up (faults.restarts {budget})." if self._replay.survives else _IN_MEMORY
+            self._fail(_error(child.code or 1, f"{_report(child)}\n{spent}"))
 
     def _fail(self, error: ShoalError) -> None:
         self._failure = error
@@ -172,7 +187,7 @@ class Launch:
     def _say_goodbye(self) -> None:
         """The learner told the actors to finish: let them."""
         if self._learner.code == 0:
-            self._children.wait_for([c for c in self._children.alive if c is not self._replay], GOODBYE_S)
+            self._children.wait_for([c for c in self._children.alive if c is not self._replay.child], GOODBYE_S)
 
     def _raise_ending(self) -> None:
         error = (

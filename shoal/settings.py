@@ -21,6 +21,7 @@ FLAGS: Mapping[str, str] = {
     "target_return": "target_return",
     "policy_lag": "policy_lag",
     "replay": "replay",
+    "data_dir": "replay_data_dir",
     "device": "device",
     "listen": "network.listen",
 }

@@ -1,32 +1,88 @@
-"""`shoal status HOST:PORT`: what a learner says about its run right now."""
+"""`shoal status HOST:PORT`: what a learner says about its run, or a replay server about its tables, right now."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from core import rpc
-from protos import learner_pb2
+from core.errors import CodecError, PeerIncompatibleError
+from protos import experience_pb2, learner_pb2
+from replay_server.definition import ReplayDefinition
+from shoal.data_place import size_text
 
 if TYPE_CHECKING:
+    import grpc
     from rich.console import RenderableType
 
 TIMEOUT_S = 5.0
+RATE_S = 1.0
+"""A replay server is asked twice, so long apart: its rates are the difference."""
+MOST_NAMES = 4
+IN_COLUMNS = {"items", "capacity", "held_bytes", "inserted", "sampled", "manifest_age_s"}
+"""Figures of a table that have a column of their own."""
 
 
-def ask(address: str, timeout_s: float = TIMEOUT_S) -> learner_pb2.LearnerInfoReply:
-    """Call the learner's Info. Raises the errors of core.errors: UnavailableError where nobody answers."""
+@dataclass(frozen=True)
+class Tables:
+    """A replay server's answer, and the one before it, `apart_s` earlier."""
+
+    before: experience_pb2.InfoReply
+    now: experience_pb2.InfoReply
+    apart_s: float
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Somebody who waits for what of which table, for how long, and why."""
+
+    table: str
+    what: str
+    who: str
+    waited_s: float
+    reason: str
+
+
+def show(address: str) -> RenderableType:
+    """What to print. Raises the errors of core.errors: UnavailableError where nobody answers."""
+    answer = ask(address)
+    return tables(answer, address) if isinstance(answer, Tables) else run(answer)
+
+
+def ask(address: str, timeout_s: float = TIMEOUT_S, rate_s: float = RATE_S) -> learner_pb2.LearnerInfoReply | Tables:
+    """Ask whoever listens there: a learner, or else a replay server."""
     channel = rpc.open_channel(address)
     try:
-        client = rpc.Client(channel, learner_pb2.DESCRIPTOR.services_by_name["Learner"], f"the learner at {address}")
-        reply = client.unary("Info", learner_pb2.LearnerInfoRequest(), learner_pb2.LearnerInfoReply, timeout_s)
+        learner = rpc.Client(channel, learner_pb2.DESCRIPTOR.services_by_name["Learner"], f"the learner at {address}")
+        try:
+            reply = learner.unary("Info", learner_pb2.LearnerInfoRequest(), learner_pb2.LearnerInfoReply, timeout_s)
+        except PeerIncompatibleError:  # it does not know the call
+            return _ask_replay(channel, address, timeout_s, rate_s)
+        rpc.check_protocol(reply.protocol, learner.peer)
+        return reply
     finally:
         channel.close()
-    rpc.check_protocol(reply.protocol, client.peer)
-    return reply
 
 
-def table(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
-    """The reply as tables for a terminal."""
+def _ask_replay(channel: grpc.Channel, address: str, timeout_s: float, rate_s: float) -> Tables:
+    service, peer = experience_pb2.DESCRIPTOR.services_by_name["Experience"], f"the server at {address}"
+    client, request = rpc.Client(channel, service, peer), experience_pb2.InfoRequest()
+    before = client.unary("Info", request, experience_pb2.InfoReply, timeout_s)
+    rpc.check_protocol(before.protocol, peer)
+    asked_s = time.monotonic()
+    time.sleep(rate_s)
+    now = client.unary("Info", request, experience_pb2.InfoReply, timeout_s)
+    return Tables(before, now, time.monotonic() - asked_s)
+
+
+# ---------------------------------------------------------------------------------------------------- a learner
+
+
+def run(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
+    """A learner's reply as tables for a terminal."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -36,7 +92,7 @@ def table(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
     figures.add_column(style="dim")
     figures.add_column(justify="right", style="bold")
     for name, value in sorted(reply.figures.items()):
-        figures.add_row(name.replace("_", " "), f"{value:,.0f}" if value == int(value) else f"{value:,.2f}")
+        figures.add_row(name.replace("_", " "), _number(value))
     actors = Table(box=box.SIMPLE, pad_edge=False)
     for name in ("slot", "host", "pid", "state"):
         actors.add_column(name, justify="right" if name in ("slot", "pid") else "left")
@@ -49,5 +105,111 @@ def table(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
     if reply.bottleneck:
         advice = f": {reply.advice}" if reply.advice else ""
         parts += [Text.assemble(("bottleneck ", "dim"), (reply.bottleneck, "bold magenta"), advice), Text()]
+    parts += _waits(Wait(w.table, w.what, w.who, w.waited_s, w.reason) for w in reply.waiters)
     parts.append(actors if reply.actors else Text("no actors have joined yet", style="dim"))
     return Group(*parts)
+
+
+# ---------------------------------------------------------------------------------------------------- a replay server
+
+
+def tables(answer: Tables, address: str) -> RenderableType:
+    """A replay server's reply as tables for a terminal."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    reply = answer.now
+    parts: list[RenderableType] = [Text.assemble(("replay server", "bold cyan"), f" at {address}")]
+    others = [other for other in reply.addresses if other != address]
+    if others:
+        parts.append(Text(f"also at {', '.join(others)}", style="dim"))
+    if not reply.tables:
+        return Group(*parts, Text(), Text("no tables yet: a learner or a ReplayClient makes them", style="dim"))
+    overview = Table(box=None, pad_edge=False, padding=(0, 1))
+    overview.add_column("table", no_wrap=True, min_width=6)  # its name is below in full
+    for name in ("items", "capacity", "bytes", "inserted/s", "sampled/s", "manifest"):
+        overview.add_column(name, justify="right", no_wrap=True)
+    before = {table.name: table for table in answer.before.tables}
+    for table in reply.tables:
+        rates = [_rate(before.get(table.name), table, name, answer.apart_s) for name in ("inserted", "sampled")]
+        overview.add_row(table.name, *_sizes(table), *rates, _manifest(table))
+    parts += [Text(), overview, Text()]
+    for table in reply.tables:
+        parts += [Text.assemble((table.name, "bold"), f": {_kind(table)}"), Padding(_more(table), (0, 0, 0, 2))]
+    waits = [Wait(t.name, w.what, w.who, w.waited_s, w.reason) for t in reply.tables for w in t.waiters]
+    parts += [Text(), *(_waits(waits) or [Text("nobody waits", style="dim")])]
+    return Group(*parts)
+
+
+def _sizes(table: experience_pb2.TableInfo) -> list[str]:
+    figures = table.figures
+    held = size_text(figures["held_bytes"]) if "held_bytes" in figures else "-"
+    return [*(f"{figures[name]:,.0f}" if name in figures else "-" for name in ("items", "capacity")), held]
+
+
+def _rate(before: experience_pb2.TableInfo | None, now: experience_pb2.TableInfo, name: str, apart_s: float) -> str:
+    if before is None or name not in before.figures or name not in now.figures:
+        return "-"
+    return f"{max(0.0, now.figures[name] - before.figures[name]) / apart_s:,.0f}"
+
+
+def _manifest(table: experience_pb2.TableInfo) -> str:
+    age_s = table.figures.get("manifest_age_s")
+    return "none" if age_s is None else f"{age_s:,.1f} s ago"
+
+
+def _kind(table: experience_pb2.TableInfo) -> str:
+    """What a table is, in words."""
+    if not table.definition.settings:
+        return "a queue of the learner"
+    try:
+        definition = ReplayDefinition.unpack(table.definition.settings)
+    except CodecError:
+        return "a replay table of another version of Shoal"
+    words: list[str] = [definition.sampler]
+    if definition.samples_per_insert:
+        words.append(f"{definition.samples_per_insert:g} samples an insert")
+    words += [f"from {definition.min_size:,} items on", f"batches of {definition.batch_size:,}"]
+    words += [f"{n} rows {where}" for n, where in ((definition.before, "before"), (definition.after, "after")) if n]
+    if definition.staged:
+        words.append("applied by rounds")
+    if not definition.evict:
+        words.append("nothing is evicted")
+    return ", ".join(words)
+
+
+def _more(table: experience_pb2.TableInfo) -> RenderableType:
+    from rich.text import Text
+
+    others = [(name, v) for name, v in sorted(table.figures.items()) if name not in IN_COLUMNS and v]
+    shown = [f"{name.replace('_', ' ')} {_number(v)}" for name, v in others]
+    totals = [f"{table.figures[n]:,.0f} items {n}" for n in ("inserted", "sampled") if n in table.figures]
+    return Text(", ".join([*totals, *shown]), style="dim")
+
+
+def _waits(waits: Iterable[Wait]) -> Sequence[RenderableType]:
+    """Who waits for what of which table, since when, and why; those who wait for the same in one."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for (table, what), group in groupby(sorted(waits, key=lambda w: (w.table, w.what)), lambda w: (w.table, w.what)):
+        some = sorted(group, key=lambda w: -w.waited_s)
+        names = [f"{w.who} ({w.waited_s:,.1f} s)" for w in some[:MOST_NAMES]]
+        if len(some) > MOST_NAMES:
+            names.append(f"{len(some) - MOST_NAMES} more")
+        verb = "waits" if len(some) == 1 else "wait"
+        head = Text.assemble((table, "bold"), ": ", ", ".join(names), f" {verb} for ", (what, "bold yellow"))
+        parts += [head, *(Padding(Text(reason), (0, 0, 0, 2)) for reason in _reasons(some)), Text()]
+    return parts
+
+
+def _reasons(waits: Sequence[Wait]) -> list[str]:
+    """Those of the ones who wait longest; each once."""
+    return list(dict.fromkeys(wait.reason for wait in waits if wait.reason))[:2]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"

@@ -82,6 +82,7 @@ def train(
     target_return: float | None = None,
     policy_lag: int | str | None = None,
     replay: str | None = None,
+    data_dir: str | PathLike[str] | None = None,
     device: str | None = None,
     listen: str | None = None,
     config: str | PathLike[str] | None = None,

@@ -16,7 +16,10 @@ from core.specs import EnvSpec
 from core.types import Columns, Context, Plan, Policy, Result, Task
 
 Batch = Mapping[str, torch.Tensor]
-"""What `update` is given: an unroll batch [T, B, ...] from a queue, or windows [W, N, ...] from a replay table."""
+"""What `update` is given: an unroll batch [T, B, ...] from a queue, or windows [W, N, ...] from a replay table.
+
+A prioritised table adds `probability` [N], float64: with which each item was drawn.
+"""
 
 
 class State(Protocol):

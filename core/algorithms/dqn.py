@@ -5,7 +5,9 @@
 
 Options: double (van Hasselt 2016: the argmax from phi instead of phi'), dueling (Wang 2016), n_step (Sutton 1988; m
 stops at the episode's end), squared error instead of Huber, Polyak averaging instead of a periodic copy. The target
-network equals the online one at the start.
+network equals the online one at the start. `prioritised` (Schaul 2016, algorithm 1): items are drawn by |y - Q|^alpha,
+and a batch's losses are multiplied by w = (p / min p)^-beta, p the probability with which an item was drawn, beta
+annealed to 1; with `actor_priorities` (Horgan 2018) actors compute the first |y - Q| with the network that acted.
 
 A round's batches come as one: columns [W, K x N], K = batches_per_round, N = batch_size; columns jN .. (j+1)N are
 batch j and make optimiser step j. So what does not change between two copies of the target network, the value
@@ -21,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,15 +31,17 @@ from torch.nn import functional
 from core.algorithms.contract import Batch
 from core.fields import Settings, bounded
 from core.rl.acting import epsilon_greedy, from_env
+from core.rl.importance import importance_weights
 from core.rl.mlp import Activation
 from core.rl.networks import QNetwork
 from core.rl.optim import Optimiser, flatten
 from core.rl.returns import nstep
 from core.rl.schedules import linear
 from core.specs import EnvSpec
-from core.types import Async, Columns, Context, Plan, Policy, Replay, Result, Rows, Task
+from core.types import Array, Async, Columns, Context, Plan, Policy, Replay, Result, Rows, Task
 
 MOST_BATCHES_AHEAD = 16  # value targets of this many batches in one forward: more gains nothing and leaves the cache
+LEAST_PRIORITY = 1e-6  # added to every |TD error|: an item without error may still be drawn
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,14 @@ class DQNConfig(Settings):
     """Share of random actions after the annealing."""
     epsilon_anneal_env_steps: int = bounded(10_000, low=1)
     """From `epsilon_start` to `epsilon_end` over these many env_steps of the run."""
+    prioritised: bool = False
+    """Items are drawn by their last TD error (Schaul 2016) instead of uniformly."""
+    priority_exponent: float = bounded(0.6, low=0)
+    """How much priorities count: 0 draws uniformly."""
+    importance_exponent: float = bounded(0.4, low=0, high=1)
+    """How much the losses make up for it at the start; annealed linearly to 1, in full, over the run's budget."""
+    actor_priorities: bool = False
+    """Actors compute the first priorities (Horgan 2018); otherwise a new item has the largest so far."""
 
     def contradictions(self) -> Iterable[str]:
         """Fields that exclude each other."""
@@ -96,6 +109,8 @@ class DQNConfig(Settings):
                 f"batch_size: {self.batch_size} is more than min_size {self.min_size}; "
                 f"lower the first or raise the second"
             )
+        if self.actor_priorities and not self.prioritised:
+            yield "actor_priorities: are for a prioritised table; set prioritised to true too, or leave them out"
 
 
 class State:
@@ -142,6 +157,8 @@ class DQN:
             updates_per_env_step=config.updates_per_env_step,
             batches_per_round=config.batches_per_round,
             after=config.n_step,
+            prioritised=config.prioritised,
+            priority_exponent=config.priority_exponent,
         )
         return Plan(Rows(config.unroll_length), table, Async())
 
@@ -154,8 +171,10 @@ class DQN:
         return epsilon_greedy(network, task, self.epsilon(task.env_steps), self.config.unroll_length)
 
     def item(self, network: QNetwork, unroll: Columns, task: Task) -> Columns:
-        """The unroll itself."""
-        return unroll
+        """The unroll itself, with `actor_priorities` a column `priority` [T, B] beside it."""
+        if not self.config.actor_priorities:
+            return unroll
+        return {**unroll, "priority": initial_priorities(self.config, network, unroll)}
 
     def state(self, network: QNetwork) -> State:
         """Adam, and a target network equal to `network`."""
@@ -168,9 +187,12 @@ class DQN:
         obs, next_obs, returns, factors = windows(config, batch)
         actions = from_env(network.action, batch["action"][0]).unsqueeze(-1)
         valid = batch["valid"][0].view(-1, size).float()
-        weights = (valid / valid.sum(1, keepdim=True).clamp(min=1)).view(-1)
-        batches = list(zip(obs.split(size), actions.split(size), weights.split(size), strict=True))
-        made: list[tuple[Tensor, Tensor, Tensor]] = []
+        weights = valid / valid.sum(1, keepdim=True).clamp(min=1)
+        if config.prioritised:
+            exponent = linear(config.importance_exponent, 1.0, context.progress)
+            weights = weights * importance_weights(batch["probability"].view(-1, size), exponent)
+        batches = list(zip(obs.split(size), actions.split(size), weights.unbind(0), strict=True))
+        made: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         while (start := len(made)) < len(batches):
             ahead = slice(start * size, (start + self.batches_ahead(state.updates)) * size)
             targets = value_targets(config, network, state.target, next_obs[ahead], returns[ahead], factors[ahead])
@@ -179,13 +201,15 @@ class DQN:
                 q_N = network(obs_N).gather(-1, actions_N1).squeeze(-1)
                 value = loss(config, q_N, targets_N, weights_N)
                 norm = optimiser.step(value, config.learning_rate, config.max_grad_norm)
-                made.append((value.detach(), norm, q_N.detach()))
+                made.append((value.detach(), norm, q_N.detach(), targets_N))
             state.updates += len(made) - start
             self.follow(state)
-        losses, norms, q = zip(*made, strict=True)
+        losses, norms, q, all_targets = zip(*made, strict=True)
         means = torch.stack((torch.stack(losses).mean(), torch.stack(norms).mean(), torch.cat(q).mean())).tolist()
         metrics = dict(zip(("loss", "grad_norm", "q_mean"), means, strict=True))
-        return Result(len(made), {**metrics, "epsilon": self.epsilon(context.env_steps)})
+        metrics["epsilon"] = self.epsilon(context.env_steps)
+        priorities = priorities_of(torch.cat(q), torch.cat(all_targets)) if config.prioritised else None
+        return Result(len(made), metrics, priorities)
 
     def epsilon(self, env_steps: int) -> float:
         """The share of random actions at that point of the run."""
@@ -222,6 +246,39 @@ def windows(config: DQNConfig, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Te
         return obs[0], obs[1], found.returns_N, found.factors_N
     columns_N = torch.arange(obs.shape[1], device=obs.device)
     return obs[0], obs[found.steps_N, columns_N], found.returns_N, found.factors_N
+
+
+def priorities_of(q: Tensor, targets: Tensor) -> Array:
+    """|TD error| and a little, float32."""
+    found: Array = ((targets - q).abs() + LEAST_PRIORITY).cpu().numpy()
+    return found
+
+
+@torch.inference_mode()
+def initial_priorities(config: DQNConfig, network: QNetwork, unroll: Columns) -> Array:
+    """The first priorities of an unroll's rows [T, B], float32, by one network in both places.
+
+    A row whose return is not known before the next unroll is +inf, which the table takes for its largest so far; a row
+    that is no step is never an item and 0.
+    """
+    actions = from_env(network.action, torch.from_numpy(np.ascontiguousarray(unroll["action"])))
+    q_TBA: Tensor = network(torch.from_numpy(np.ascontiguousarray(unroll["obs"])))
+    q_TB = q_TBA[:-1].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    T, B = q_TB.shape
+
+    def ahead(name: str, beyond: float) -> Tensor:
+        """The windows [n_step, T x B] of a column, as if `beyond` followed."""
+        column = torch.from_numpy(np.array(unroll[name], np.float32))
+        longer = torch.cat((column, column.new_full((config.n_step - 1, B), beyond)))
+        return longer.unfold(0, config.n_step, 1).flatten(0, 1).t()
+
+    found = nstep(ahead("reward", 0.0), ahead("discount", 1.0), ahead("valid", 0.0), config.gamma)
+    returns_TB, factors_TB, steps_TB = (column.view(T, B) for column in found)
+    end_TB = torch.arange(T).unsqueeze(1) + steps_TB
+    targets_TB = returns_TB + factors_TB * q_TBA.amax(-1).gather(0, end_TB)
+    known_TB = (steps_TB == config.n_step) | (end_TB < T) | (factors_TB == 0)
+    priorities = np.where(known_TB.numpy(), priorities_of(q_TB, targets_TB), np.float32(np.inf))
+    return np.where(unroll["valid"] == 1, priorities, np.float32(0)).astype(np.float32)
 
 
 @torch.no_grad()

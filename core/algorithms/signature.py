@@ -38,7 +38,7 @@ def item_signature(algorithm: Algorithm, network: Any, spec: EnvSpec, envs: int)
     step = algorithm.policy(network, task)(np.zeros((envs, *spec.observation.shape), spec.observation.dtype), None)
     behaviour = {name: _spec(column, axes=1) for name, column in step.columns.items()}
     unroll = zeros(unroll_signature(spec, behaviour, DRY_ROWS, envs))
-    unroll["discount"][:], unroll["valid"][:] = 1, 1
+    unroll["action"][:], unroll["discount"][:], unroll["valid"][:] = spec.action.start, 1, 1
     item = algorithm.item(network, unroll, task)
     least = min(len(column) for column in item.values())
     columns = {name: ColumnSpec(_spec(column, axes=2), len(column) - least) for name, column in item.items()}

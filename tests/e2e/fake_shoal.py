@@ -26,12 +26,15 @@ from shoal.cli import main, parse
 from shoal.processes import Children
 from shoal.supervised import end_with_parent
 
+KILLS = {"replay": 0, "replay-waiting": 0, "replay-killed": 2, "replay-hopeless": 99}
+
 
 class Stopped(Exception):
     """SIGTERM came."""
 
 
 def serve(path: str) -> socket.socket:
+    Path(path).unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen(16)
@@ -60,9 +63,9 @@ def learner(scenario: str, arguments: Sequence[str]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if scenario == "bug":
         raise RuntimeError("a bug in the learner")
-    if scenario == "replay":
+    if scenario.startswith("replay"):
         (run / "logs" / "needs-replay").touch()
-        connect(given.replay_address).close()
+        use_replay(given.replay_address, run / "logs" / "replays", KILLS[scenario])
     if scenario == "restart":
         tell(server, "raise")
     if scenario == "one-lost":
@@ -72,7 +75,7 @@ def learner(scenario: str, arguments: Sequence[str]) -> None:
         while True:
             tell(server, "raise")
     seats = [server.accept()[0] for _ in range(actors)]
-    if scenario in ("waiting", "stubborn"):
+    if scenario in ("waiting", "stubborn", "replay-waiting"):
         (run / "logs" / "ready").touch()
         signal.pause()
     for seat in seats:
@@ -83,12 +86,30 @@ def learner(scenario: str, arguments: Sequence[str]) -> None:
     (run / "summary.json").write_text(json.dumps(summary))
 
 
+def use_replay(address: str, lives: Path, kills: int) -> None:
+    """Note how it was started, and kill it so many times."""
+    for life in range(kills + 1):
+        line = ""
+        while not line:  # the connection may still be the former one's
+            with connect(address) as seat, contextlib.suppress(OSError):
+                line = seat.makefile().readline()
+        with lives.open("a") as file:
+            file.write(line)
+        if life < kills:
+            os.kill(json.loads(line)["pid"], signal.SIGKILL)
+            wait_for_end(json.loads(line)["pid"])
+
+
+def wait_for_end(pid: int) -> None:
+    """Until the launcher has seen it."""
+    while Path(f"/proc/{pid}").exists():
+        select.select([], [], [], 0.005)
+
+
 def tell(server: socket.socket, word: str) -> None:
     seat, _ = server.accept()
     seat.sendall(f"{word}\n".encode())
-    pid = int(seat.makefile().readline())
-    while Path(f"/proc/{pid}").exists():  # until the launcher has seen its end
-        select.select([], [], [], 0.005)
+    wait_for_end(int(seat.makefile().readline()))
 
 
 def actor(arguments: Sequence[str]) -> None:
@@ -105,9 +126,17 @@ def actor(arguments: Sequence[str]) -> None:
 
 
 def replay(arguments: Sequence[str]) -> None:
-    server = serve(parse(["replay", *arguments]).socket[0])
-    server.accept()
-    signal.pause()
+    given = parse(["replay", *arguments])
+    host, _, port = given.listen.rpartition(":")
+    print(f"replay server listens on {host}:{port if int(port) else 7777}, unix:{given.socket[0]}", flush=True)
+    if given.data_dir != "memory":
+        with Path(given.data_dir, "lives").open("a") as lives:
+            lives.write("one\n")
+    server = serve(given.socket[0])
+    while True:
+        seat, _ = server.accept()
+        told = {"pid": os.getpid(), "listen": given.listen, "data_dir": given.data_dir, "metrics": given.metrics_port}
+        seat.sendall(f"{json.dumps(told)}\n".encode())
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -105,7 +105,6 @@ def test_a_diverging_run_stops_and_says_what_is_not_finite(train: Train) -> None
         (("--algorithm", "dqn", "--env", "Pendulum-v1"), ("discrete", "Box")),
         (("--set", "ppo.learning_rte=1", "ppo.gamma=1.5"), ("learning_rate", "ppo.gamma", "1.5")),
         (("--algorithm", "dqn", "--set", "dqn.min_size=100000", "dqn.replay_capacity=1000"), ("min_size", "1000")),
-        (("--algorithm", "dqn", "--policy-lag", "1"), ("policy_lag", "async")),
         (("--set", "env_kwargs.nonsense=1"), ("nonsense",)),
         (("--listen", "127.0.0.1:99999"), ("99999",)),
         (("--device", "cuda"), ("cuda",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.data_place import own_folder, sweep
 from shoal.processes import HOME
 from shoal.sockets import remove_stale
 from shoal.supervised import EXIT_ORPHANED
@@ -90,10 +92,80 @@ def test_a_run_ends_with_its_result_and_nothing_left(launch: Launch, tmp_path: P
 
 
 def test_the_replay_server_is_started_when_the_learner_asks(launch: Launch, tmp_path: Path) -> None:
-    process = launch("replay", "--algorithm", "dqn")
+    process = launch("replay", "--algorithm", "dqn", "--set", "network.replay_metrics_port=0")
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     assert (tmp_path / "run/logs/replay.log").exists()
+    (life,) = replays(tmp_path)
+    assert life["listen"] == "127.0.0.1:0"
+    assert life["metrics"] == "0"
+    assert not Path(life["data_dir"]).exists(), "the tables were the run's own"
+
+
+def replays(tmp_path: Path) -> list[dict[str, str]]:
+    """How the fake replay server was started, in each of its lives."""
+    return [json.loads(line) for line in (tmp_path / "run/logs/replays").read_text().splitlines()]
+
+
+@pytest.mark.skipif(isinstance(own_folder(), str), reason="there is no room for files in memory")
+def test_a_replay_server_that_is_killed_comes_back_where_it_was(launch: Launch, tmp_path: Path) -> None:
+    process = launch("replay-killed", "--algorithm", "dqn")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert out.count("replay was killed by SIGKILL") == 2
+    assert "It is started again with its tables (restart 2 of 3)." in out
+    first, *others = replays(tmp_path)
+    assert first["listen"] == "127.0.0.1:0"
+    assert [life["listen"] for life in others] == ["127.0.0.1:7777"] * 2
+    assert {life["data_dir"] for life in others} == {first["data_dir"]}
+    assert Path(first["data_dir"]).parent == own_folder()
+    assert not Path(first["data_dir"]).exists()
+
+
+def test_tables_are_kept_where_the_user_says(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    process = launch("replay-killed", "--algorithm", "dqn", "--data-dir", "kept")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert (tmp_path / "kept/lives").read_text() == "one\n" * 3
+    (tmp_path / "kept/experience").mkdir()
+    (tmp_path / "kept/experience/definition.json").touch()
+    process = launch("replay", "--algorithm", "dqn", "--data-dir", "kept", "--overwrite")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert "replay_data_dir: kept holds experience of another run; go on with that one by --resume" in err
+
+
+def test_a_replay_server_beyond_its_budget_ends_the_run(launch: Launch, tmp_path: Path) -> None:
+    process = launch("replay-hopeless", "--algorithm", "dqn", "--set", "faults.restarts=1")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 137
+    assert out.count("It is started again with its tables") == 1
+    assert "Its restarts are used up (faults.restarts 1)." in err
+    assert not Path(replays(tmp_path)[0]["data_dir"]).exists()
+
+
+def test_tables_in_memory_end_with_their_server(launch: Launch) -> None:
+    process = launch("replay-killed", "--algorithm", "dqn", "--data-dir", "memory")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 137
+    assert "started again with its tables" not in out
+    assert "Its tables were in its memory and are gone; with --data-dir DIR it would be started again" in err
+
+
+@pytest.mark.skipif(isinstance(own_folder(), str), reason="there is no room for files in memory")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_tables(launch: Launch, tmp_path: Path, number: int) -> None:
+    process = launch("replay-waiting", "--algorithm", "dqn")
+    wait_for(tmp_path / "run/logs/ready", process)
+    folder = Path(replays(tmp_path)[0]["data_dir"])
+    assert (folder / "lives").exists()
+    process.send_signal(number)
+    process.communicate(timeout=DEADLINE_S)
+    if number == signal.SIGKILL:
+        assert folder.exists()
+        sweep()
+    assert not folder.exists()
 
 
 def test_an_actor_that_dies_is_shown_and_started_again(launch: Launch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from core import errors, rpc, wire
+from core.framing import Framed, frame
 from core.stream import InsertStream
 from core.types import Array, UnrollHeader
 from protos import experience_pb2 as pb
@@ -27,7 +28,7 @@ DEFINITION = ReplayDefinition(
     signature=signature(T, B),
     capacity=2000,
     batch_size=8,
-    batches_per_round=2,
+    max_batches=2,
     min_size=20,
     samples_per_insert=0.0,  # only min_size limits
     before=1,
@@ -50,9 +51,15 @@ def client(serving: Serving, service: ExperienceService) -> rpc.Client:
 
 def ensure(client: rpc.Client, definition: ReplayDefinition = DEFINITION, protocol: int = rpc.PROTOCOL) -> bool:
     """EnsureTable: whether it was made."""
+    return ensure_reply(client, definition, protocol).created
+
+
+def ensure_reply(
+    client: rpc.Client, definition: ReplayDefinition, protocol: int = rpc.PROTOCOL
+) -> pb.EnsureTableReply:
     table = pb.TableDefinition(name=definition.name, settings=definition.pack())
     request = pb.EnsureTableRequest(protocol=protocol, table=table)
-    return client.unary("EnsureTable", request, pb.EnsureTableReply, DEADLINE_S).created
+    return client.unary("EnsureTable", request, pb.EnsureTableReply, DEADLINE_S)
 
 
 def info(client: rpc.Client) -> pb.InfoReply:
@@ -96,31 +103,48 @@ class Sampler:
     def __init__(
         self, client: rpc.Client, table: str = "experience", protocol: int = rpc.PROTOCOL, seed: int = 5
     ) -> None:
-        self._requests: queue.SimpleQueue[pb.SampleRequest | None] = queue.SimpleQueue()
-        self._requests.put(pb.SampleRequest(open=pb.SampleOpen(protocol=protocol, table=table, seed=seed)))
+        self._requests: queue.SimpleQueue[pb.SampleRequest | bytes | None] = queue.SimpleQueue()
+        opened = pb.SampleOpen(protocol=protocol, table=table, seed=seed, headers=True)
+        self._requests.put(pb.SampleRequest(open=opened))
         self._peer = client.peer
-        self._call = client.stream("Sample", iter(self._requests.get, None))
+        self._call = client.stream("Sample", iter(self._requests.get, None), framed=True)
+        self._opened: pb.SampleOpened | None = None
 
     def ask(self, draw: int, batches: int = 2) -> None:
         self._requests.put(pb.SampleRequest(draw=pb.Draw(draw=draw, batches=batches)))
 
-    def reply(self) -> pb.SampleReply:
+    def opened(self) -> pb.SampleOpened:
+        """What the stream began with, or the error that ended the call."""
+        if self._opened is None:
+            self._opened = self._next().message.opened
+        return self._opened
+
+    def reply(self) -> Framed[pb.SampleReply]:
         """The next reply, or the error that ended the call."""
+        self.opened()
+        return self._next()
+
+    def _next(self) -> Framed[pb.SampleReply]:
         try:
-            reply = next(self._call)
+            reply: Framed[pb.SampleReply] = next(self._call)
         except grpc.RpcError as error:
             raise rpc.from_rpc(error, self._peer) from error
-        assert isinstance(reply, pb.SampleReply)
         return reply
+
+    def set(self, keys: Array, priorities: Array, draw: pb.Draw | None = None) -> None:
+        """Priorities, alone or with a draw."""
+        payload = wire.parts({"key": keys, "priority": priorities})
+        self._requests.put(frame(pb.SampleRequest(draw=draw), payload))
 
     def draw(self, draw: int) -> tuple[Array, dict[str, Array], list[pb.SampleReply]]:
         """Keys and columns of one draw, and all its replies."""
         self.ask(draw)
         replies = [self.reply()]
-        while not replies[-1].keys:
+        while not replies[-1].payload:
             replies.append(self.reply())
-        assert {reply.draw for reply in replies} == {draw}
-        return np.frombuffer(replies[-1].keys, "<i8"), wire.decode(replies[-1].payload), replies
+        assert {reply.message.draw for reply in replies} == {draw}
+        columns = wire.decode(replies[-1].payload)
+        return columns.pop("key"), columns, [reply.message for reply in replies]
 
     def close(self) -> None:
         self._requests.put(None)
@@ -134,7 +158,7 @@ def sampler(table: rpc.Client) -> Iterator[Sampler]:
     sampler.close()
 
 
-def insert_error(client: rpc.Client, *requests: pb.InsertRequest) -> errors.ShoalError | None:
+def insert_error(client: rpc.Client, *requests: pb.InsertRequest | bytes) -> errors.ShoalError | None:
     """What an Insert call of these requests ends with."""
     try:
         for _ in client.stream("Insert", iter(requests)):
@@ -149,10 +173,11 @@ def open_request(**changes: Any) -> pb.InsertRequest:
     return pb.InsertRequest(open=pb.InsertOpen(**{**fields, **changes}))
 
 
-def chunk(columns: dict[str, Array] | bytes, **changes: Any) -> pb.InsertRequest:
+def chunk(columns: dict[str, Array] | bytes, **changes: Any) -> bytes:
     payload = columns if isinstance(columns, bytes) else wire.encode(columns)
     header = wire.header_to_proto(UnrollHeader(0, 0, 0, T * B))
-    return pb.InsertRequest(chunk=pb.Chunk(**{"seq": 1, "parts": 1, "header": header, "payload": payload, **changes}))
+    fields = {"seq": 1, "parts": 1, "header": header, "payload_bytes": len(payload)}
+    return frame(pb.InsertRequest(chunks=[pb.Chunk(**{**fields, **changes})]), [payload])
 
 
 def unroll(rows: int = T, envs: int = B) -> dict[str, Array]:

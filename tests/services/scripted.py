@@ -6,13 +6,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from core import errors
+from core import errors, rpc
 from core.clock import Clock
+from core.framing import unframe
 from core.stream import InsertStream
 from core.types import UnrollHeader
 from protos import experience_pb2 as pb
@@ -22,23 +23,34 @@ EXPERIENCE = pb.DESCRIPTOR.services_by_name["Experience"]
 SLOT, INCARNATION = 3, 77
 
 
+class Received(NamedTuple):
+    """The opening, or one chunk with its bytes."""
+
+    open: pb.InsertOpen | None
+    chunk: pb.Chunk
+    payload: bytes
+    message: int
+
+
 class Connection:
     """One Insert call as the test's thread sees it."""
 
     def __init__(self) -> None:
-        self.received: queue.Queue[pb.InsertRequest] = queue.Queue()
+        self.received: queue.Queue[Received] = queue.Queue()
         self._loop = asyncio.get_running_loop()
         self._outgoing: asyncio.Queue[pb.InsertReply | errors.ShoalError | None] = asyncio.Queue()
         self.over = threading.Event()
+        self.over_said = threading.Event()
 
     def send(self, reply: pb.InsertReply | errors.ShoalError | None) -> None:
         """A reply; an error or None ends the call."""
         self._loop.call_soon_threadsafe(self._outgoing.put_nowait, reply)
 
-    def expects(self, next_seq: int) -> pb.InsertOpen:
+    def expects(self, next_seq: int, epoch: int = 5) -> pb.InsertOpen:
         """Answer `open`, which is returned."""
         opened = self.received.get(timeout=DEADLINE_S).open
-        self.send(pb.InsertReply(next_seq=next_seq))
+        assert opened is not None
+        self.send(pb.InsertReply(opened=pb.InsertOpened(next_seq=next_seq, table_epoch=epoch)))
         return opened
 
     def ack(self, seq: int) -> None:
@@ -49,7 +61,7 @@ class Connection:
         """The seqs of the next `n` chunks."""
         return [self.received.get(timeout=DEADLINE_S).chunk.seq for _ in range(n)]
 
-    async def serve(self, requests: AsyncIterator[pb.InsertRequest]) -> AsyncIterator[pb.InsertReply]:
+    async def serve(self, requests: AsyncIterator[bytes]) -> AsyncIterator[pb.InsertReply]:
         """Runs on the loop."""
         reader = asyncio.create_task(self._read(requests))
         try:
@@ -61,9 +73,20 @@ class Connection:
             reader.cancel()
             self.over.set()
 
-    async def _read(self, requests: AsyncIterator[pb.InsertRequest]) -> None:
-        async for request in requests:
-            self.received.put(request)
+    async def _read(self, requests: AsyncIterator[bytes]) -> None:
+        number = 0
+        async for data in requests:
+            message, payload = unframe(pb.InsertRequest, data)
+            if message.HasField("open"):
+                self.received.put(Received(message.open, pb.Chunk(), b"", number))
+            if message.over:
+                self.over_said.set()
+            at = 0
+            for chunk in message.chunks:
+                self.received.put(Received(None, chunk, bytes(payload[at : at + chunk.payload_bytes]), number))
+                at += chunk.payload_bytes
+            assert at == len(payload)
+            number += 1
 
 
 class Scripted:
@@ -76,7 +99,8 @@ class Scripted:
         """The next Insert call."""
         return self._connections.get(timeout=DEADLINE_S)
 
-    async def Insert(self, requests: AsyncIterator[pb.InsertRequest], context: Any) -> AsyncIterator[pb.InsertReply]:
+    @rpc.framed
+    async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[pb.InsertReply]:
         connection = Connection()
         self._connections.put(connection)
         async for reply in connection.serve(requests):
@@ -90,6 +114,12 @@ class Scripted:
 
     async def Info(self, request: Any, context: Any) -> pb.InfoReply:
         return pb.InfoReply()
+
+    async def Checkpoint(self, request: Any, context: Any) -> pb.CheckpointReply:
+        return pb.CheckpointReply()
+
+    async def Rollback(self, request: Any, context: Any) -> pb.RollbackReply:
+        return pb.RollbackReply()
 
 
 @pytest.fixture

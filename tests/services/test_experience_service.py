@@ -9,7 +9,7 @@ import pytest
 
 from core import rpc, wire
 from core.stream import InsertStream
-from replay_server import service as service_module
+from replay_server import sample_stream
 from replay_server.reports import MERGED_SLOT
 from replay_server.service import ExperienceService
 from tests.services.experience import (
@@ -59,23 +59,28 @@ def test_equal_draws_of_equal_tables_are_equal(
 
 
 def test_a_draw_that_must_wait_brings_news_until_it_may_go(
-    monkeypatch: pytest.MonkeyPatch, stream: InsertStream, sampler: Sampler, rng: np.random.Generator
+    monkeypatch: pytest.MonkeyPatch,
+    table: rpc.Client,
+    stream: InsertStream,
+    sampler: Sampler,
+    rng: np.random.Generator,
 ) -> None:
-    monkeypatch.setattr(service_module, "NEWS_EVERY_S", 0.01)
+    monkeypatch.setattr(sample_stream, "NEWS_EVERY_S", 0.01)
     life = CountingLife(0, 7, B, rng, end=0.0)
     send(stream, life, 1)
     stream.flush(DEADLINE_S)
     sampler.ask(3)
-    news = sampler.reply()
-    assert (news.draw, news.keys, len(news.headers)) == (3, b"", 1)
-    assert len(sampler.reply().headers) == 0
+    news, payload = sampler.reply()
+    assert (news.draw, len(payload), len(news.headers)) == (3, 0, 1)
+    assert "waits for the first items: inserted" in news.reason
+    assert len(sampler.reply().message.headers) == 0
     send(stream, life, 4)
     stream.flush(DEADLINE_S)
-    reply = news
-    while not reply.keys:
-        reply = sampler.reply()
-    assert len(reply.keys) == 16 * 8
-    assert reply.waited_s > 0
+    while not payload:
+        news, payload = sampler.reply()
+    assert wire.decode(payload)["key"].shape == (16,)
+    assert news.waited_s > 0
+    assert 20 <= news.items <= figure(table, "items")  # as it was when the draw was made
 
 
 def test_headers_that_nobody_asked_for_in_time_come_merged(

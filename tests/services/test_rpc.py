@@ -46,9 +46,17 @@ class Servicer:
         await self._answer()
         return pb.EnsureTableReply(created=request.protocol == 3)
 
+    async def Checkpoint(self, request: pb.CheckpointRequest, context: Any) -> pb.CheckpointReply:
+        await self._answer()
+        return pb.CheckpointReply()
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackReply:
+        await self._answer()
+        return pb.RollbackReply()
+
     async def Insert(self, requests: AsyncIterator[pb.InsertRequest], context: Any) -> AsyncIterator[pb.InsertReply]:
         async for request in requests:
-            yield pb.InsertReply(ack=request.chunk.seq)
+            yield pb.InsertReply(ack=request.chunks[0].seq)
             await self._answer()
 
     async def Sample(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
@@ -73,7 +81,7 @@ def info(client: rpc.Client, timeout_s: float = 10.0) -> pb.InfoReply:
 
 
 def acks(client: rpc.Client, *seqs: int) -> Iterator[int]:
-    requests: Iterator[Any] = iter([pb.InsertRequest(chunk=pb.Chunk(seq=seq)) for seq in seqs])
+    requests: Iterator[Any] = iter([pb.InsertRequest(chunks=[pb.Chunk(seq=seq)]) for seq in seqs])
     for reply in client.stream("Insert", requests):
         yield reply.ack
 
@@ -149,7 +157,7 @@ def test_a_deadline_that_passes_is_a_deadline_error(servicer: Servicer, client: 
 
 def test_a_cancelled_stream_ends_its_handler(serving: Serving, servicer: Servicer, client: rpc.Client) -> None:
     servicer.answers = False
-    call = client.stream("Insert", iter([pb.InsertRequest(chunk=pb.Chunk(seq=1))]))
+    call = client.stream("Insert", iter([pb.InsertRequest(chunks=[pb.Chunk(seq=1)])]))
     assert next(call).ack == 1
     call.cancel()
     with pytest.raises(grpc.RpcError) as caught:
@@ -208,7 +216,7 @@ def test_a_reply_of_another_type_is_a_programming_error(client: rpc.Client) -> N
 
 def test_protocols_must_be_equal() -> None:
     rpc.check_protocol(rpc.PROTOCOL, "the learner")
-    with pytest.raises(errors.PeerIncompatibleError, match="the learner speaks protocol 99, this process 1: install"):
+    with pytest.raises(errors.PeerIncompatibleError, match="the learner speaks protocol 99, this process 2: install"):
         rpc.check_protocol(99, "the learner")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from core import errors, rpc, wire
 from core.clock import FakeClock
@@ -32,30 +33,32 @@ def test_open_says_who_comes_and_items_arrive_whole(server: Scripted, open_strea
     )
     header, columns = UnrollHeader(SLOT, 4, 3, 6), {"x": np.arange(6).reshape(3, 2)}
     assert stream.insert(header, columns) < DEADLINE_S
-    chunk = connection.received.get(timeout=DEADLINE_S).chunk
+    _, chunk, payload, _ = connection.received.get(timeout=DEADLINE_S)
     assert (chunk.seq, chunk.part, chunk.parts) == (1, 0, 1)
     assert wire.header_from_proto(chunk.header) == header
-    np.testing.assert_array_equal(wire.decode(chunk.payload)["x"], columns["x"])
+    np.testing.assert_array_equal(wire.decode(payload)["x"], columns["x"])
     assert stream.unacknowledged == 1
     connection.ack(1)
     stream.flush(DEADLINE_S)
     assert stream.unacknowledged == 0
 
 
-def test_a_large_item_goes_in_parts(server: Scripted, open_stream: Open) -> None:
-    stream = open_stream(max_chunk_bytes=100)
+@pytest.mark.parametrize(("items", "most"), [(60, 64), (50_000, 1 << 16)])
+def test_a_large_item_goes_in_parts(items: int, most: int, server: Scripted, open_stream: Open) -> None:
+    stream = open_stream(max_chunk_bytes=most + 36)  # cut down to a multiple of 64
     connection = server.next()
     connection.expects(1)
-    columns = {"x": np.arange(60)}
+    columns = {"x": np.arange(items)}
     payload = wire.encode(columns)
-    parts = -(-len(payload) // 100)
+    parts = -(-len(payload) // most)
     assert parts > 3
     stream.insert(UnrollHeader(SLOT, 9, 9, 60), columns)
-    chunks = [connection.received.get(timeout=DEADLINE_S).chunk for _ in range(parts)]
+    received = [connection.received.get(timeout=DEADLINE_S) for _ in range(parts)]
+    chunks = [one.chunk for one in received]
     assert [(c.seq, c.part, c.parts) for c in chunks] == [(1, n, parts) for n in range(parts)]
     assert [c.HasField("header") for c in chunks] == [True] + [False] * (parts - 1)
-    assert max(len(c.payload) for c in chunks) == 100
-    assert b"".join(c.payload for c in chunks) == payload
+    assert max(len(one.payload) for one in received) == most
+    assert b"".join(one.payload for one in received) == payload
 
 
 def test_the_window_holds_the_next_insert_until_an_ack(server: Scripted, open_stream: Open, threads: Threads) -> None:
@@ -152,3 +155,42 @@ def test_parts_are_resent_from_the_first(server: Scripted, open_stream: Open) ->
     second.expects(1)
     parts += [second.received.get(timeout=DEADLINE_S).chunk.part for _ in range(2)]
     assert parts == [0, 0, 1]
+
+
+def test_small_items_that_wait_share_a_message(serving: Serving, open_stream: Open) -> None:
+    stream = open_stream(window=8)
+    insert(stream, 5)  # nobody is there yet
+    server = Scripted()
+    serving.start(EXPERIENCE, server)
+    connection = server.next()
+    connection.expects(1)
+    received = [connection.received.get(timeout=DEADLINE_S) for _ in range(5)]
+    assert [one.chunk.seq for one in received] == [1, 2, 3, 4, 5]
+    assert len({one.message for one in received}) < 3
+    for one in received:
+        np.testing.assert_array_equal(wire.decode(one.payload)["x"], np.arange(6).reshape(3, 2))
+
+
+def test_close_ends_the_life_when_all_is_acknowledged(server: Scripted, open_stream: Open, threads: Threads) -> None:
+    stream = open_stream()
+    connection = server.next()
+    connection.expects(1)
+    insert(stream, 2)
+    assert connection.seqs(2) == [1, 2]
+    connection.ack(2)
+    stream.flush(DEADLINE_S)
+    closing = threads.start(stream.close)
+    assert connection.over_said.wait(DEADLINE_S)
+    connection.send(None)
+    closing.result(DEADLINE_S)
+
+
+def test_close_does_not_end_a_life_with_unacknowledged_items(server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    connection = server.next()
+    connection.expects(1)
+    insert(stream)
+    assert connection.seqs(1) == [1]
+    stream.close()
+    assert connection.over.wait(DEADLINE_S)
+    assert not connection.over_said.is_set()

@@ -61,9 +61,8 @@ class Run:
         header = UnrollHeader(life.slot, round_, version, T * B)
 
         async def insert() -> None:
-            await self._hosted.insert(
-                self._hosted.open_life(life.slot, incarnation), incarnation, life.seq, header, columns
-            )
+            token = self._hosted.open_life(life.slot, incarnation)
+            await self._hosted.insert(token, incarnation, life.seq, header, columns, (T, B))
 
         asyncio.run(insert())
 

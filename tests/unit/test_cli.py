@@ -33,7 +33,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append((learner_address, wanted_slot))
         return 0
 
-    def replay(listen: str, *, sockets: Sequence[str]) -> int:
+    def replay(listen: str, *, sockets: Sequence[str], **_: Any) -> int:
         calls.append((listen, list(sockets)))
         return 0
 
@@ -87,7 +87,7 @@ def test_services_are_called_with_their_flags(services: list[tuple[Any, ...]], t
     (run / "checkpoints" / "0" / "meta.json").touch()
     assert main([*learner, "--resume"]) == 0
     assert main(["actor", "--learner", "host:1", "--slot", "3"]) == 0
-    assert main(["replay", "--listen", "host:2", "--socket", "/a", "--socket", "/b"]) == 0
+    assert main(["replay", "--listen", "host:2", "--data-dir", "memory", "--socket", "/a", "--socket", "/b"]) == 0
     assert services == [
         (7, "0.0.0.0:7000", ["/s"], "unix:/r", False),
         (7, "0.0.0.0:7000", ["/s"], None, True),
@@ -177,6 +177,28 @@ def test_bench_passes_its_arguments_on(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; sys.exit(len(sys.argv))")
     assert main(["bench", "speed", "--seeds", "5"]) == 4
+
+
+def test_bench_replay_is_called_with_its_own_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("shoal.processes.HOME", tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "benchmarks" / "replay").mkdir(parents=True)
+    assert main(["bench", "replay"]) == 2
+    assert f"there is no benchmarks/replay/__init__.py in {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "benchmarks" / "replay" / "__init__.py").touch()
+    module, calls = types.ModuleType("benchmarks.replay"), []
+
+    def run(arguments: list[str]) -> int:
+        calls.append(arguments)
+        return 1
+
+    vars(module)["main"] = run
+    monkeypatch.setitem(sys.modules, "benchmarks.replay", module)
+    for words in (["--vs", "reverb"], ["--help"], ["insert", "--repeats=5"], []):
+        assert main(["bench", "replay", *words]) == 1
+        assert calls.pop() == words
 
 
 def test_the_module_is_the_command() -> None:

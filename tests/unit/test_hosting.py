@@ -46,10 +46,12 @@ class Sender:
     def __init__(self, table: Hosted[FifoQueue], slot: int, incarnation: int) -> None:
         self.table, self.slot, self.incarnation = table, slot, incarnation
         self.token = table.open_life(slot, incarnation)
+        self.size = (T, B)
         self.columns: dict[str, Array] = CountingLife(slot, incarnation, B, np.random.default_rng(1)).unroll(T)
 
     async def send(self, seq: int) -> None:
-        await self.table.insert(self.token, self.incarnation, seq, UnrollHeader(self.slot, 0, 0, T), self.columns)
+        header = UnrollHeader(self.slot, 0, 0, T)
+        await self.table.insert(self.token, self.incarnation, seq, header, self.columns, self.size)
 
     def start(self, seq: int) -> asyncio.Task[None]:
         return asyncio.create_task(self.send(seq))
@@ -133,7 +135,7 @@ def test_close_wakes_everybody_with_the_same_error() -> None:
         assert [type(error) for error in errors] == [TableClosedError] * 4
         assert "'experience' was closed while actor 1 waited for room to insert" in str(errors[0])
         assert table.waiters() == []
-        with pytest.raises(TableClosedError, match="is closed"):
+        with pytest.raises(TableClosedError, match="was closed"):
             table.open_life(0, 1)
 
     run(test())
@@ -248,7 +250,7 @@ def test_an_insert_that_is_refused_wakes_nobody_and_tells_nobody() -> None:
         told: list[UnrollHeader] = []
         table.on_insert = told.append
         sender = Sender(table, 0, 1)
-        sender.columns = CountingLife(0, 1, B, np.random.default_rng(1)).unroll(T - 1)
+        sender.size = (T - 1, B)
         with pytest.raises(ItemRejectedError, match="rows came"):
             await sender.send(1)
         assert told == []

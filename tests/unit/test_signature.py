@@ -76,3 +76,14 @@ def test_an_unbounded_action_is_carried_as_plain_json() -> None:
     text = json.dumps(spec.to_plain(), allow_nan=False)
     assert EnvSpec.from_plain(json.loads(text)) == spec
     assert EnvSpec.from_plain(msgpack.unpackb(msgpack.packb(spec.to_plain()))) == spec
+
+
+def test_a_columns_window_travels_and_is_all_of_it_where_it_is_not_said() -> None:
+    memory = ColumnSpec(IMAGE, extra_rows=1, window_rows="first")
+    signature = Signature({**UNROLL, "memory": memory}, 4, 2)
+    assert Signature.from_plain(msgpack.unpackb(msgpack.packb(signature.to_plain()))) == signature
+    plain = memory.to_plain()
+    del plain["window_rows"]
+    assert ColumnSpec.from_plain(plain) == ColumnSpec(IMAGE, extra_rows=1)
+    with pytest.raises(ValueError, match="window_rows 'last'"):
+        ColumnSpec.from_plain(plain | {"window_rows": "last"})

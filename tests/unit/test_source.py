@@ -26,6 +26,10 @@ class Fetch:
     def __init__(self) -> None:
         self.items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.calls = 0
+        self.priorities: list[tuple[Any, Any]] = []
+
+    def set_priorities(self, keys: Any, priorities: Any) -> None:
+        self.priorities.append((keys, priorities))
 
     def __call__(self) -> tuple[Columns | None, Delivery] | None:
         self.calls += 1
@@ -83,6 +87,12 @@ def test_nothing_comes_within_the_timeout(source: Source) -> None:
     delivery, waited_s = timed_next(source, 0.01)
     assert delivery is None
     assert waited_s >= 0.01
+
+
+def test_priorities_are_handed_to_the_fetch(fetch: Fetch, source: Source) -> None:
+    keys, priorities = np.array([1]), np.array([0.5])
+    source.set_priorities(keys, priorities)
+    assert fetch.priorities == [(keys, priorities)]
 
 
 def test_wake_ends_a_wait_and_loses_nothing(fetch: Fetch, source: Source) -> None:

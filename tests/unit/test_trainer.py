@@ -43,7 +43,7 @@ class Run:
             "network",
             cast(Any, "flat"),
             "state",
-            cast(Any, SimpleNamespace(next=self._next, wake=self._wake)),
+            cast(Any, SimpleNamespace(next=self._next, wake=self._wake, set_priorities=self._set_priorities)),
             self.progress,
             cast(
                 Any,
@@ -65,6 +65,9 @@ class Run:
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def _set_priorities(self, keys: Any, priorities: Any) -> None:
+        self.log.append(("priorities", keys.tolist(), priorities.tolist()))
 
     def _update(self, network: str, state: str, batch: Any, context: Context) -> Result:
         assert (network, state) == ("network", "state")
@@ -108,6 +111,27 @@ def test_an_empty_cohort_is_a_round_without_updates() -> None:
     assert run.log == [("publish", 0, 0), ("publish", 1, 0)]
     assert run.progress.updates == 0
     assert run.trainer.first_update_unix_s is None
+
+
+def test_new_priorities_are_handed_on_with_their_keys_before_the_version_that_asks_for_more() -> None:
+    drawn = delivery()
+    drawn.keys, drawn.items = np.array([7, 3]), 40
+    run = Run([drawn, delivery()])
+    run.result = Result(1, {}, np.array([0.5, 0.25], np.float32))
+    run.trainer.run()
+    assert run.kinds() == ["publish", "update", "priorities", "publish", "update", "publish"]
+    assert run.log[2] == ("priorities", [7, 3], [0.5, 0.25])
+    assert [context.items for context in run.contexts] == [40, 0]
+
+
+def test_priorities_of_a_round_that_diverged_are_not_handed_on() -> None:
+    drawn = delivery()
+    drawn.keys = np.array([7])
+    run = Run([drawn])
+    run.result = Result(1, {"loss": float("nan")}, np.array([np.nan], np.float32))
+    with pytest.raises(DivergedError):
+        run.trainer.run()
+    assert run.kinds() == ["publish", "update"]
 
 
 def test_news_count_env_steps_and_are_no_round() -> None:

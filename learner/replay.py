@@ -1,0 +1,204 @@
+"""Batches of a replay table: requested ahead in async pace, or round by round behind a fixed lag.
+
+Called by the source's thread; `set_priorities` by the training thread, `wake` by the loop's. The connection is
+core/sampling.py's, which outlives a restart of the server: what was not answered is requested again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from core.draws import Reply
+from core.errors import DeadlineError, TableClosedError
+from core.types import Array, Columns, Replay, UnrollHeader
+from learner.coordinator import CompleteRound
+from learner.pace import Part, UpdateCount, join, latest, split
+from learner.source import Delivery
+
+AHEAD = 2
+"""Rounds that are requested before they are needed, in async pace."""
+Note = Callable[[Sequence[UnrollHeader]], None]
+
+
+class Stream(Protocol):
+    """What is used of core/sampling.py's SampleStream."""
+
+    def request(
+        self,
+        batches: int,
+        batch_size: int = 0,
+        *,
+        apply: tuple[int, Sequence[int]] | None = None,
+        priorities: tuple[Array, Array] | None = None,
+    ) -> int:
+        """Ask for a draw."""
+        ...
+
+    def receive(self, timeout_s: float | None = None) -> Reply:
+        """The next reply, or news."""
+        ...
+
+    def wake(self) -> None:
+        """Let `receive` raise DeadlineError."""
+        ...
+
+    def close(self) -> None:
+        """End it; `receive` raises TableClosedError."""
+        ...
+
+
+class ReplayFetch:
+    """What both paces share: replies, news, priorities. `note` is told of every header that comes."""
+
+    def __init__(
+        self, stream: Stream, table: Replay, max_items: int, without_rows: Collection[str], note: Note
+    ) -> None:
+        self._stream, self._table, self._max_items = stream, table, max_items
+        self._without_rows, self._note = {"key", "probability", *without_rows}, note
+        self._priorities: queue.SimpleQueue[tuple[Array, Array]] = queue.SimpleQueue()
+        self._wakes = threading.Semaphore(0)
+        self._closed = False
+
+    def set_priorities(self, keys: Array, priorities: Array) -> None:
+        """Send these with the next request."""
+        self._priorities.put((keys, priorities))
+
+    def wake(self) -> None:
+        """Let the source's thread look whether a round is complete."""
+        self._wakes.release()
+        self._stream.wake()
+
+    def close(self) -> None:
+        """End the stream, and with it the fetching."""
+        self._closed = True
+        self._stream.close()
+
+    def _receive(self) -> Reply | None:
+        """The next reply, its news told; None after `wake`. Raises TableClosedError after `close`."""
+        try:
+            reply = self._stream.receive()
+        except DeadlineError:
+            if self._wakes.acquire(blocking=False):
+                return None
+            raise
+        if reply.headers:
+            self._note(reply.headers)
+        return reply
+
+    def _request(self, parts: Sequence[Part], apply: tuple[int, Sequence[int]] | None = None) -> None:
+        """Ask for these draws, the first one behind `apply` and the priorities that are known by now."""
+        known = []
+        while not self._priorities.empty():
+            known.append(self._priorities.get())
+        priorities = latest(known)
+        for part in parts:
+            self._stream.request(part.batches, part.batch_size, apply=apply, priorities=priorities)
+            apply = priorities = None
+
+    def _deliver(self, drawn: Sequence[Reply], headers: Sequence[UnrollHeader]) -> tuple[Columns, Delivery]:
+        """One batch of all that was drawn for it."""
+        columns = dict(join([_columns(reply) for reply in drawn], self._without_rows))
+        delivery = Delivery(None, headers, keys=columns.pop("key"), items=drawn[-1].items)
+        delivery.limiter_wait_s = sum(reply.waited_s for reply in drawn)
+        return columns, delivery
+
+
+def _columns(reply: Reply) -> dict[str, Array]:
+    """All that a reply has for each of its items."""
+    found = {"key": reply.keys, "probability": reply.probability, **(reply.columns or {})}
+    return {name: column for name, column in found.items() if column is not None}
+
+
+class AsyncFetch(ReplayFetch):
+    """`batches_per_round` batches a round, `AHEAD` rounds requested before they are needed."""
+
+    def __init__(
+        self, stream: Stream, table: Replay, max_items: int, without_rows: Collection[str], note: Note
+    ) -> None:
+        super().__init__(stream, table, max_items, without_rows, note)
+        self._parts = split(table.batches_per_round, table.batch_size, max_items)
+        self._drawn: list[Reply] = []
+        for _ in range(AHEAD):
+            self._request(self._parts)
+
+    def __call__(self) -> tuple[Columns | None, Delivery] | None:
+        """The next round's batch, or the news that came while it waited."""
+        try:
+            while len(self._drawn) < len(self._parts):
+                reply = self._receive()
+                if reply is not None and reply.keys is None:
+                    return None, Delivery(None, reply.headers, is_round=False)
+                if reply is not None:
+                    self._drawn.append(reply)
+            self._request(self._parts)
+        except TableClosedError:
+            if self._closed:
+                return None
+            raise
+        drawn, self._drawn = self._drawn, []
+        return self._deliver(drawn, [header for reply in drawn for header in reply.headers])
+
+
+class LagFetch(ReplayFetch):
+    """Round after round: what is staged is applied, then the last round's priorities, then so many batches as are due.
+
+    The request for a round goes out when the version before it is published and all that its cohort owes is staged, so
+    draws and priorities come in the same order in every run. `rounds` gives the complete ones, None at the end.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        table: Replay,
+        max_items: int,
+        without_rows: Collection[str],
+        note: Note,
+        rounds: queue.SimpleQueue[CompleteRound | None],
+        patience_s: float,
+    ) -> None:
+        super().__init__(stream, table, max_items, without_rows, note)
+        self._rounds, self._patience_s = rounds, patience_s
+        self._count = UpdateCount(table.min_size, table.updates_per_env_step)
+        self._may_draw = False  # from an empty table a draw would wait for ever
+
+    def __call__(self) -> tuple[Columns | None, Delivery] | None:
+        """The next round's batch; none where no update is due yet."""
+        try:
+            complete = self._next_round()
+            if complete is None:
+                return None
+            batches = self._count.due(sum(h.env_steps for h in complete.headers), may_draw=self._may_draw)
+            parts = split(batches, self._table.batch_size, self._max_items) or [Part(0, 0)]
+            self._request(parts, (complete.round, [h.slot for h in complete.headers]))
+            drawn = [self._reply(complete.round) for _ in parts]
+        except TableClosedError:
+            if self._closed:
+                return None
+            raise
+        self._may_draw = drawn[-1].inserted_items > 0
+        if not batches:
+            return None, Delivery(None, complete.headers)
+        columns, delivery = self._deliver(drawn, complete.headers)
+        delivery.limiter_wait_s = 0.0  # it waits for actors
+        return columns, delivery
+
+    def _next_round(self) -> CompleteRound | None:
+        while self._rounds.empty():
+            self._receive()
+        return self._rounds.get()
+
+    def _reply(self, round_: int) -> Reply:
+        """The next draw. All of the round was staged, so it waits only for actors that send again to a new server."""
+        while True:
+            reply = self._receive()
+            if reply is not None and reply.keys is not None:
+                return reply
+            if reply is not None and reply.waited_s > self._patience_s:
+                raise DeadlineError(
+                    f"round {round_} was staged and cannot be applied for {reply.waited_s:.0f} s "
+                    f"(faults.learner_patience_s {self._patience_s:g}): {reply.reason or 'no reason told'}. "
+                    "An unroll went with both its actor and the replay server; go on from the checkpoint with --resume"
+                )

@@ -1,0 +1,165 @@
+"""One Sample stream on the event loop: rounds applied, priorities in, draws out, and the news in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+import numpy as np
+
+from core import wire
+from core.clock import Clock
+from core.compression import Compressor
+from core.errors import CodecError, SchemaError
+from core.framing import Buffer, Framed, frame, unframe
+from core.types import Array, Columns
+from protos import experience_pb2 as pb
+from replay_server.hosting import Hosted
+from replay_server.insert_stream import EXECUTOR_BYTES
+from replay_server.replay import Drawn, ReplayTable
+
+FIRST_NEWS_S, NEWS_EVERY_S = 0.05, 0.5
+READ_AHEAD = 64
+"""Requests that are read before they can be answered; a client that sends more waits."""
+
+
+class SampleStream:
+    """Serves one stream of one client."""
+
+    def __init__(self, hosted: Hosted[ReplayTable], opened: pb.SampleOpen, clock: Clock) -> None:
+        self._hosted, self._table, self._opened, self._clock = hosted, hosted.table, opened, clock
+        self._by_reference = opened.by_reference and bool(hosted.table.directory)
+        self._compressor = Compressor() if opened.compress else None
+        self._unknown_keys = 0
+        self._who = "the learner" if opened.headers else "a client"
+
+    async def serve(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """The replies."""
+        table = self._table
+        told = pb.SampleOpened(table_epoch=table.epoch, cells=table.ring.layout.cells, max_items=table.max_items)
+        if self._by_reference:
+            told.directory = table.directory
+        yield pb.SampleReply(opened=told).SerializeToString()
+        if self._opened.headers and table.definition.staged:
+            requests = self._between_news(requests)
+        async for data in requests:
+            if not data:
+                yield await self._reply(pb.SampleReply(), None)
+                continue
+            request = unframe(pb.SampleRequest, data)
+            if request.message.HasField("draw"):
+                async for reply in self._answer(request):
+                    yield reply
+            else:
+                self._set_priorities(request)
+
+    async def _between_news(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The requests, and an empty one whenever unrolls were staged: the learner waits for those, not for a draw."""
+        hosted, table, ready = self._hosted, self._table, deque[bytes]()
+
+        async def read() -> None:
+            async for data in requests:
+                ready.append(data)
+                hosted.changed()
+                await hosted.until(lambda: len(ready) < READ_AHEAD, self._who, "")
+
+        reading = asyncio.ensure_future(read())
+        reading.add_done_callback(lambda _: hosted.changed())
+        try:
+            while True:
+                await hosted.until(lambda: bool(ready) or table.has_headers or reading.done(), self._who, "")
+                if table.has_headers:
+                    yield b""
+                elif ready:
+                    yield ready.popleft()
+                    hosted.changed()
+                else:
+                    await reading
+                    return
+        finally:
+            reading.cancel()
+
+    def _set_priorities(self, request: Framed[pb.SampleRequest]) -> None:
+        if not request.payload:
+            return
+        columns = wire.decode(request.payload)
+        if columns.keys() != {"key", "priority"}:
+            raise SchemaError(f"priorities come as columns key and priority, not {sorted(columns)}")
+        self._unknown_keys += self._table.update_priorities(columns["key"], columns["priority"])
+        self._hosted.changed()
+
+    async def _answer(self, request: Framed[pb.SampleRequest]) -> AsyncIterator[bytes]:
+        table, draw, started_s = self._table, request.message.draw, self._clock.now_s()
+        applies = draw.HasField("apply")
+        n = table.check_draw(draw.batches, draw.batch_size) if draw.batches or not applies else 0
+        if applies:
+            round_, slots = draw.apply.round, list(draw.apply.slots)
+            what, why = f"round {round_}", lambda: table.why_apply_waits(round_, slots)
+            async for news in self._wait(lambda: table.may_apply(round_, slots), what, why, draw, started_s):
+                yield news
+            table.apply(round_, slots)
+            self._hosted.changed()
+        self._set_priorities(request)
+        reply = pb.SampleReply(draw=draw.draw)
+        if n == 0:
+            yield await self._reply(reply, {"key": np.empty(0, np.int64)})
+            return
+        waits = self._wait(
+            lambda: table.may_sample(n), "items to sample", lambda: table.why_sample_waits(n), draw, started_s
+        )
+        async for news in waits:
+            yield news
+        rng = draw_rng(self._opened.seed, draw.draw)
+        drawn = table.sample(n, rng, strata=draw.batches, columns=not self._by_reference)
+        self._hosted.changed()
+        reply.waited_s, reply.items = self._clock.now_s() - started_s, drawn.items
+        yield await self._reply(reply, _columns(drawn))
+
+    async def _wait(
+        self, allowed: Callable[[], bool], what: str, why: Callable[[], str | None], draw: pb.Draw, started_s: float
+    ) -> AsyncIterator[bytes]:
+        """News, until it is `allowed`."""
+        timeout_s = FIRST_NEWS_S
+        while not await self._hosted.until(allowed, self._who, what, timeout_s, why):
+            timeout_s = NEWS_EVERY_S
+            waited_s = self._clock.now_s() - started_s
+            yield await self._reply(pb.SampleReply(draw=draw.draw, reason=why() or what, waited_s=waited_s), None)
+
+    async def _reply(self, reply: pb.SampleReply, columns: Columns | None) -> bytes:
+        table = self._table
+        if self._opened.headers:
+            reply.headers.extend(wire.header_to_proto(h) for h in table.drain_headers())
+        reply.inserted_items, reply.sampled_items = table.inserted, table.sampled
+        if columns is None:
+            return reply.SerializeToString()
+        reply.unknown_keys, self._unknown_keys = self._unknown_keys, 0
+        return frame(reply, await self._encode(columns))
+
+    async def _encode(self, columns: Columns) -> list[Buffer]:
+        compressor = self._compressor
+        if compressor is None or sum(column.nbytes for column in columns.values()) < EXECUTOR_BYTES:
+            return wire.parts(columns)
+        return await asyncio.get_running_loop().run_in_executor(None, wire.parts, columns, compressor)
+
+
+def _columns(drawn: Drawn) -> dict[str, Array]:
+    """What a reply carries."""
+    told: dict[str, Array] = {"key": drawn.keys}
+    if drawn.probability is not None:
+        told["probability"] = drawn.probability
+    return told | (drawn.columns or {})
+
+
+def draw_rng(seed: int, draw: int) -> np.random.Generator:
+    """The generator of draw j: Philox keyed by the seed, counted by j."""
+    key = np.array([seed, 0], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, draw], np.uint64)))
+
+
+def read_open(data: bytes) -> pb.SampleOpen:
+    """What a Sample stream begins with. Raises CodecError."""
+    message = unframe(pb.SampleRequest, data).message
+    if not message.HasField("open"):
+        raise CodecError("a Sample stream begins with `open`")
+    return message.open

@@ -1,0 +1,139 @@
+"""Lag mode: unrolls wait until the learner applies their round, then go into the table in the order of slots.
+
+Pure, one thread. In memory only: what is here is not acknowledged, and is sent again to a server that was restarted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from core.errors import ItemRejectedError
+from core.types import Columns, UnrollHeader
+from replay_server.dedupe import Life
+from replay_server.table import Size
+
+MOST_BYTES = 1 << 30
+MOST_OF_A_SLOT = 16
+"""Rounds that a slot may be ahead of the learner; lag mode lets it be `lag` + 1."""
+
+
+@dataclass
+class Staged:
+    """An unroll, and who sent it, (incarnation, seq): where an actor was replaced, its next life too.
+
+    That one must not hear of it before it is applied: it is the one that can send it again.
+    """
+
+    header: UnrollHeader
+    columns: Columns
+    size: Size
+    senders: list[tuple[int, int]]
+    nbytes: int
+
+
+class Staging:
+    """By round and slot. `put` inserts an unroll, `record` notes that a life's seq is applied or will never be."""
+
+    def __init__(
+        self,
+        put: Callable[[int, int, UnrollHeader, Columns, Size], None],
+        record: Callable[[int, int, UnrollHeader], None],
+    ) -> None:
+        self._put, self._record = put, record
+        self._unrolls: dict[tuple[int, int], Staged] = {}
+        self._sent: dict[Life, int] = {}
+        self._applied: dict[int, int] = {}
+        self._last_round = -1
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._unrolls)
+
+    def begin(self, applied: Mapping[int, int]) -> None:
+        """A table was recovered that holds rounds up to these, by slot: the newest may be there in part."""
+        self._unrolls.clear()
+        self._sent.clear()
+        self.nbytes = 0
+        self._applied = dict(applied)
+        self._last_round = max(applied.values(), default=0) - 1
+
+    def sent(self, life: Life) -> int:
+        """How many unrolls of a life are here."""
+        return self._sent.get(life, 0)
+
+    def is_over(self, round_: int, slot: int) -> bool:
+        """Whether that slot's unroll was applied, or can no more be."""
+        return round_ <= max(self._applied.get(slot, -1), self._last_round)
+
+    def add(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
+        """Keep it; False where the slot's unroll of that round is here already or comes too late.
+
+        The first unroll of a slot and round counts; that of the slot's next life is acknowledged together with it.
+        """
+        life, key = (header.slot, incarnation), (header.round, header.slot)
+        if self.is_over(*key):
+            if self.sent(life):
+                raise ItemRejectedError(
+                    f"slot {header.slot} sent round {header.round}, which is over, behind later ones"
+                )
+            self._record(incarnation, seq, header)
+            return False
+        staged = self._unrolls.get(key)
+        if staged is None:
+            nbytes = sum(column.nbytes for column in columns.values())
+            self._check_room(header, nbytes)
+            self._unrolls[key] = staged = Staged(header, columns, size, [], nbytes)
+            self.nbytes += nbytes
+        staged.senders.append((incarnation, seq))
+        self._sent[life] = self.sent(life) + 1
+        return len(staged.senders) == 1
+
+    def missing(self, round_: int, slots: Sequence[int]) -> list[int]:
+        """The slots whose unrolls of that round are neither here nor applied."""
+        return [slot for slot in self._open(round_, slots) if (round_, slot) not in self._unrolls]
+
+    def apply(self, round_: int, slots: Sequence[int]) -> None:
+        """Put a round's unrolls in, in the order of slots; what else there is of it and of earlier rounds is dropped.
+
+        What was applied before is left out: a learner may ask again.
+        """
+        for slot in self._open(round_, sorted(slots)):
+            staged = self._pop((round_, slot))
+            self._put(*staged.senders[-1], staged.header, staged.columns, staged.size)
+            self._applied[slot] = round_
+            self._settle(staged)
+        self._last_round = max(self._last_round, round_)
+        for key in sorted(self._unrolls):
+            if key[0] <= round_:
+                self._settle(self._pop(key))
+
+    def _open(self, round_: int, slots: Sequence[int]) -> list[int]:
+        return [slot for slot in slots if self._applied.get(slot, -1) < round_]
+
+    def _settle(self, staged: Staged) -> None:
+        for incarnation, seq in staged.senders:
+            self._record(incarnation, seq, staged.header)
+
+    def _pop(self, key: tuple[int, int]) -> Staged:
+        staged = self._unrolls.pop(key)
+        self.nbytes -= staged.nbytes
+        for incarnation, _ in staged.senders:
+            life = key[1], incarnation
+            self._sent[life] -= 1
+            if not self._sent[life]:
+                del self._sent[life]
+        return staged
+
+    def _check_room(self, header: UnrollHeader, nbytes: int) -> None:
+        of_slot = sum(slot == header.slot for _, slot in self._unrolls)
+        if of_slot >= MOST_OF_A_SLOT:
+            raise ItemRejectedError(
+                f"slot {header.slot} has {of_slot} unrolls that wait for their rounds, the limit is {MOST_OF_A_SLOT}: "
+                "wait until one is acknowledged"
+            )
+        if self.nbytes + nbytes > MOST_BYTES:
+            raise ItemRejectedError(
+                f"{self.nbytes:,} bytes wait for their rounds and {nbytes:,} more came, the limit is {MOST_BYTES:,}: "
+                "use shorter unrolls or fewer actors"
+            )

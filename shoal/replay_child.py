@@ -1,0 +1,65 @@
+"""The launcher's replay server: one folder of tables and the same addresses in each of its lives."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from core.config import Config
+from core.errors import ConfigError
+from shoal.data_place import MEMORY, run_folder, tables_in
+from shoal.processes import Child, Children
+from shoal.run_dir import RunDir
+
+_PORT = re.compile(rb"^replay server listens on [^\n]*?:(\d+)(?:,|$)", re.M)
+
+
+class ReplayChild:
+    """Starts it, and starts it again where it was: whoever was connected comes back by himself."""
+
+    def __init__(
+        self, config: Config, children: Children, run: RunDir, socket: Path, stack: contextlib.ExitStack
+    ) -> None:
+        self._config, self._children, self._log, self._socket = config, children, run.logs / "replay.log", socket
+        self._stack = stack
+        self._port = 0
+        self._folder: str | None = None
+        self.child: Child | None = None
+
+    @property
+    def survives(self) -> bool:
+        """Whether its tables outlive its process."""
+        return self._folder != MEMORY
+
+    def start(self) -> None:
+        """Begin its first or its next life."""
+        if self._folder is None:
+            self._folder = self._config.replay_data_dir or str(self._stack.enter_context(run_folder()) or MEMORY)
+        if self.child is not None:
+            self._port = port_of(self.child) or self._port
+        host = self._config.network.listen.rpartition(":")[0]  # for actors that come from where the learner is reached
+        arguments = ["replay", "--listen", f"{host}:{self._port}", "--socket", str(self._socket)]
+        arguments += ["--data-dir", self._folder, "--supervised"]
+        if self._config.network.replay_metrics_port is not None:
+            arguments += ["--metrics-port", str(self._config.network.replay_metrics_port)]
+        self.child = self._children.start("replay", arguments, self._log)
+
+
+def port_of(child: Child) -> int | None:
+    """The TCP port that it said it listens on; None where it did not come so far."""
+    with child.log.open("rb") as log:
+        log.seek(child.log_start)
+        found = _PORT.search(log.read())
+    return int(found[1]) if found else None
+
+
+def check_empty(config: Config) -> None:
+    """Raise ConfigError where the run's data directory has tables already: a new run must not learn from another's."""
+    folder = config.replay_data_dir
+    tables = [] if folder in (None, MEMORY) else tables_in(Path(str(folder)))
+    if tables and config.replay == "process":
+        raise ConfigError(
+            f"replay_data_dir: {folder} holds {', '.join(tables)} of another run; "
+            "go on with that one by --resume, choose another --data-dir, or remove the folder"
+        )

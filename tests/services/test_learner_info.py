@@ -1,0 +1,100 @@
+"""The learner's Info: who waits for whom, as `shoal status` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import rpc
+from core.clock import SystemClock
+from core.config import from_plain
+from core.specs import ArraySpec, ColumnSpec, Signature
+from core.types import Async, Lag, Plan, Queue, Replay, Rows
+from learner.bottleneck import Verdict
+from learner.services import TABLE, Services
+from protos import learner_pb2 as pb
+from tests.services.serving import wait_until
+
+SIGNATURE = Signature({"valid": ColumnSpec(ArraySpec((), "uint8"))}, max_rows=4, max_envs=2)
+REPLAY = Replay(capacity=1000, batch_size=8, min_size=100, updates_per_env_step=0.25)
+DEADLINE_S = 10.0
+
+
+class Learner:
+    """The services of a learner that never trains."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        config = from_plain({"algorithm": "ppo", "actors": 2, "replay": "embedded"})
+        self.services = Services(
+            config,
+            plan,
+            SIGNATURE,
+            manifest="m",
+            incarnation=7,
+            version=0,
+            env_steps=0,
+            news=lambda: ({}, Verdict("learner", "")),
+        )
+        address = self.services.start([f"unix:{folder / 's'}"], None)[0]
+        self.channel = rpc.open_channel(address)
+        self.client = rpc.Client(self.channel, pb.DESCRIPTOR.services_by_name["Learner"], "the learner")
+
+    def join(self, incarnation: int) -> int:
+        request = pb.JoinRequest(protocol=rpc.PROTOCOL, incarnation=incarnation, host="h", pid=1)
+        return self.client.unary("Join", request, pb.JoinReply, DEADLINE_S).slot
+
+    def info(self) -> pb.LearnerInfoReply:
+        return self.client.unary("Info", pb.LearnerInfoRequest(), pb.LearnerInfoReply, DEADLINE_S)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.services.finish("the test is over")
+        self.services.close()
+
+
+@pytest.fixture
+def learner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Learner]:
+    learner = Learner(tmp_path, request.param)
+    yield learner
+    learner.close()
+
+
+@pytest.mark.parametrize("learner", [Plan(Rows(4), Queue(), Lag(1)), Plan(Rows(4), REPLAY, Lag(1))], indirect=True)
+def test_a_round_that_is_waited_for_names_who_owes_it(learner: Learner) -> None:
+    started_s = SystemClock().now_s()
+    assert not learner.info().waiters
+    learner.join(1)
+    learner.join(2)
+    learner.services.publish(0, 0, np.zeros(1, np.float32))
+    wait_until(lambda: len(learner.info().waiters) == 1, "the learner waits")
+    waiter = learner.info().waiters[0]
+    assert (waiter.table, waiter.who, waiter.what) == (TABLE, "the learner", "a round")
+    assert waiter.reason == "round 0 waits for the unrolls of slots 0, 1"
+    assert 0 <= waiter.waited_s <= SystemClock().now_s() - started_s
+    assert learner.services.status().waiters[0].reason == waiter.reason
+
+
+@pytest.mark.parametrize("learner", [Plan(Rows(4), REPLAY, Async())], indirect=True)
+def test_a_replay_tables_figures_and_waiters_come_from_its_server(learner: Learner) -> None:
+    fetch = learner.services.fetch()
+    wait_until(lambda: bool(learner.services.status().tables), "the replay server was asked")
+    figures = learner.services.status().tables[TABLE]
+    assert (figures["items"], figures["capacity"]) == (0, 1000)
+    wait_until(lambda: len(learner.info().waiters) == 1, "the draw waits")
+    waiter = learner.info().waiters[0]
+    assert (waiter.table, waiter.who) == (TABLE, "the learner")
+    assert "inserted 0 of min_size 100" in waiter.reason
+    fetched = fetch()
+    assert fetched is not None
+    assert not fetched[1].is_round
+
+
+@pytest.mark.parametrize("learner", [Plan(Rows(4), Replay(130, 8, 90, 0.25), Async())], indirect=True)
+def test_an_actor_too_many_for_the_ring_is_refused_with_the_arithmetic(learner: Learner) -> None:
+    assert [learner.join(1), learner.join(2)] == [0, 1]
+    with pytest.raises(Exception, match="3 actors that send 4 rows of 2 environments"):
+        learner.join(3)
+    assert learner.join(2) == 1
