@@ -118,6 +118,7 @@ class Actor:
         self._envs = envs
         self._version = -1
         self._waited_acks_s = 0.0
+        self._lost_rows = 0
 
     def run(self) -> str:
         """Unroll until the run is over; returns why it is."""
@@ -151,11 +152,17 @@ class Actor:
         )
         try:
             self._waited_acks_s = self._stream.insert(header, item)
+            self._tell_losses()
         except TableClosedError:
             if self._weights.finished is None:
                 raise
             return False
         return True
+
+    def _tell_losses(self) -> None:
+        lost, self._lost_rows = self._stream.lost_rows - self._lost_rows, self._stream.lost_rows
+        if lost:
+            logger.warning("slot %d: %d env steps that were acknowledged, or might have been, are gone", self._slot, lost)
 
     def close(self) -> None:
         """End the streams and the environments."""

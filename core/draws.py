@@ -83,6 +83,11 @@ class Asked:
     torn: int = 0
     """How often it was overwritten before it was read."""
 
+    def drop_priorities(self) -> None:
+        """They are of another epoch: their keys may be other items now."""
+        only = self.draw is not None and not self.draw.batches and not self.draw.HasField("apply")
+        self.priorities = (np.empty(0), np.empty(0)) if only else None  # a draw of nothing at all is refused
+
     def message(self) -> bytes:
         """The request, framed."""
         if self.priorities is None:
@@ -113,14 +118,11 @@ class Line:
             self._sent.append(asked)
 
     def begin(self, epoch: int) -> list[Asked]:
-        """A connection stands: what is to be sent on it, in order.
-
-        Priorities that are of another epoch are dropped: their keys may be other items now.
-        """
+        """A connection stands: what is to be sent on it, in order. Priorities of another epoch are dropped."""
         self._sent.clear()
         for asked in self._asked:
             if asked.epoch not in (0, epoch):
-                asked.priorities = None
+                asked.drop_priorities()
         return [a for a in self._asked if a.reply is None and (a.draw is not None or a.priorities is not None)]
 
     def due(self, draw: int) -> Asked:

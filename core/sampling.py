@@ -61,14 +61,8 @@ class SampleStream:
         clock: Clock | None = None,
     ) -> None:
         self._client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
-        self._open = pb.SampleOpen(
-            protocol=rpc.PROTOCOL,
-            table=table,
-            seed=seed,
-            by_reference=by_reference,
-            compress=compress,
-            headers=headers,
-        )
+        wishes = {"by_reference": by_reference, "compress": compress, "headers": headers}
+        self._open = pb.SampleOpen(protocol=rpc.PROTOCOL, table=table, seed=seed, **wishes)
         self._patience_s, self._clock = patience_s, clock or SystemClock()
         self.torn = 0
         """Draws by reference that were overwritten before they were read, and asked for again."""
@@ -173,10 +167,11 @@ class SampleStream:
         now = 0 if self._opened is None else self._opened.table_epoch
         asked = Asked(draw, priorities, self._received_epoch or now)
         message = asked.message()  # before it is in the line: what is no array raises here
-        if asked.epoch != now and self._opened is not None:  # the table went back since: keys may be other items
+        if priorities is not None and now not in (0, asked.epoch):
             if draw is None:
                 return
-            asked.priorities, message = None, pb.SampleRequest(draw=draw).SerializeToString()
+            asked.drop_priorities()
+            message = asked.message()
         self._line.add(asked)
         self._send(asked, message)
 

@@ -179,18 +179,23 @@ class Hosted(Generic[T]):
         what: str,
         timeout_s: float | None = None,
         why: Callable[[], str | None] = lambda: None,
+        since_s: float | None = None,
     ) -> bool:
-        """Wait until `allowed()`; False after `timeout_s`. Raises TableClosedError when the table is closed."""
+        """Wait until `allowed()`; False after `timeout_s`. Raises TableClosedError when the table is closed.
+
+        Who waits again after a timeout says `since_s` when it began.
+        """
         self._check_open()
         if allowed():
             return True
-        return await self._wait(self._waiter(who, what, why), allowed, timeout_s)
+        return await self._wait(self._waiter(who, what, why, since_s), allowed, timeout_s)
 
-    def _waiter(self, who: str, what: str, why: Callable[[], str | None]) -> Waiter:
-        return Waiter(who, what, self._clock.now_s(), why, asyncio.get_running_loop().create_future())
+    def _waiter(self, who: str, what: str, why: Callable[[], str | None], since_s: float | None = None) -> Waiter:
+        since_s = self._clock.now_s() if since_s is None else since_s
+        return Waiter(who, what, since_s, why, asyncio.get_running_loop().create_future())
 
     async def _wait(self, waiter: Waiter, allowed: Callable[[], bool], timeout_s: float | None) -> bool:
-        end_s = None if timeout_s is None else waiter.since_s + timeout_s
+        end_s = None if timeout_s is None else self._clock.now_s() + timeout_s
         self._waiting[waiter] = None
         try:
             while True:

@@ -92,7 +92,7 @@ class SampleStream:
     async def _answer(self, request: Framed[pb.SampleRequest]) -> AsyncIterator[bytes]:
         table, draw, started_s = self._table, request.message.draw, self._clock.now_s()
         applies = draw.HasField("apply")
-        n = table.check_draw(draw.batches, draw.batch_size) if draw.batches or not applies else 0
+        n = table.check_draw(draw.batches, draw.batch_size) if draw.batches or not (applies or request.payload) else 0
         if applies:
             round_, slots = draw.apply.round, list(draw.apply.slots)
             what, why = f"round {round_}", lambda: table.why_apply_waits(round_, slots)
@@ -120,8 +120,8 @@ class SampleStream:
         self, allowed: Callable[[], bool], what: str, why: Callable[[], str | None], draw: pb.Draw, started_s: float
     ) -> AsyncIterator[bytes]:
         """News, until it is `allowed`."""
-        timeout_s = FIRST_NEWS_S
-        while not await self._hosted.until(allowed, self._who, what, timeout_s, why):
+        timeout_s, since_s = FIRST_NEWS_S, self._clock.now_s()
+        while not await self._hosted.until(allowed, self._who, what, timeout_s, why, since_s):
             timeout_s = NEWS_EVERY_S
             waited_s = self._clock.now_s() - started_s
             yield await self._reply(pb.SampleReply(draw=draw.draw, reason=why() or what, waited_s=waited_s), None)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,7 @@ from core.mapped import MappedRing
 from core.types import Array
 from shoal.replay_tables import ADDED, PRIORITY
 from shoal.replay_writer import Writer
-
-if TYPE_CHECKING:
-    from shoal.table_reading import Piece
+from shoal.table_reading import Piece, episodes, strands
 
 CHUNK_STEPS = 100_000
 """Rows that are handed to Minari at once."""
@@ -74,8 +72,6 @@ def export(
     The spaces are those of `env`, or as the columns have it: unbounded boxes, and Discrete for whole-numbered actions.
     `metadata` goes to minari.create_dataset_from_buffers (author, description, algorithm_name, ...).
     """
-    from shoal.table_reading import episodes, strands
-
     minari = _minari()
     ring = MappedRing(directory, epoch)
     missing = [name for name in OWN if not any(c == name or c.startswith(f"{name}.") for c in ring.columns)]

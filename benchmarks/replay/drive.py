@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.replay.measures import Figures, rates
 from benchmarks.replay.shapes import Columns, nbytes
 from core.draws import Reply
-from core.errors import DeadlineError
+from core.errors import DeadlineError, ReplayError
 from core.sampling import SampleStream
 from core.stream import InsertStream
 from core.types import UnrollHeader
@@ -101,6 +101,16 @@ class Samples:
             self.ask()
         for _ in range(window):
             self.ask(self.take()[0])
+
+    def check(self, window: int) -> None:
+        """Take one more batch and look at it. Raises ReplayError where it is not what was to be measured."""
+        self.ask()
+        replies = [self.take()[0] for _ in range(len(self._asked_s))]
+        columns, probability = replies[-1].columns or {}, replies[-1].probability
+        if "obs" not in columns or columns["obs"].shape[:2] != (window, self._batch):
+            raise ReplayError(f"{window} rows of {self._batch} items were to come, not {columns.keys()}")
+        if self._prioritised and (probability is None or np.ptp(probability) == 0):
+            raise ReplayError("items are drawn as if no priority had been set")
 
     def run(self, seconds: float) -> Figures:
         """Items/s after `start`. `inserted_per_s` is what the table took meanwhile."""

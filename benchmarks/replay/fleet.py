@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ from core.framing import frame
 from protos import experience_pb2 as pb
 
 ACTORS, PROCESSES = 256, 4
+WINDOW = 4
+"""Unacknowledged messages of an actor at saturation."""
 LOAD = 0.5
 """Of saturation."""
 METHOD = "/shoal.v1.Experience/Insert"
@@ -61,7 +64,7 @@ def _write(
 
 
 def measure_fleet(seconds: float) -> Figures:
-    """256 actors: what they reach together, each waiting for its ack; and how long acks take at half of that."""
+    """256 actors: what they reach together at full speed; and how long acks take at half of that."""
     size = SIZES["small-16x8"]
     with running() as server:
         with server.channel() as channel:
@@ -110,11 +113,14 @@ async def _act_all(
     await asyncio.gather(*(actor.connect() for actor in actors))
     await asyncio.to_thread(ready)
     start_s = time.perf_counter()
-    every_s = 1 / per_actor_s if per_actor_s else 0.0
-    # the first messages of all 256 are spread over one interval, as those of real actors are
-    phases = [(slot + 0.5) / ACTORS * every_s for slot in range(first, first + count)]
-    runs = (actor.run(start_s + phase, start_s + seconds, every_s) for actor, phase in zip(actors, phases, strict=True))
-    await asyncio.gather(*runs)
+    end_s = start_s + seconds
+    if per_actor_s:
+        # the first messages of all 256 are spread over one interval, as those of real actors are
+        firsts_s = [start_s + (slot + 0.5) / ACTORS / per_actor_s for slot in range(first, first + count)]
+        runs = (actor.run(at, end_s, 1 / per_actor_s) for actor, at in zip(actors, firsts_s, strict=True))
+        await asyncio.gather(*runs)
+    else:
+        await asyncio.gather(*(actor.run_flat_out(end_s) for actor in actors))
     took_s = time.perf_counter() - start_s
     await asyncio.gather(*(actor.close() for actor in actors))
     return took_s, [len(actor.waited_s) for actor in actors], [w for actor in actors for w in actor.waited_s]
@@ -141,7 +147,7 @@ class _Actor:
         self._seq = opened.opened.next_seq - 1
 
     async def run(self, due_s: float, end_s: float, every_s: float) -> None:
-        """Until `end_s`. A message that is late is waited for from when it was due."""
+        """A message `every_s` until `end_s`; one that is late is waited for from when it was due."""
         while due_s < end_s:
             early_s = due_s - time.perf_counter()
             if early_s > 0:
@@ -149,9 +155,20 @@ class _Actor:
             await self._call.write(self._message())
             while (await self._call.read()).ack < self._seq:
                 pass
+            self.waited_s.append(time.perf_counter() - due_s)
+            due_s += every_s
+
+    async def run_flat_out(self, end_s: float) -> None:
+        """As many as are acknowledged until `end_s`, WINDOW of them under way."""
+        sent_s: deque[float] = deque()
+        while time.perf_counter() < end_s:
+            while len(sent_s) < WINDOW:
+                sent_s.append(time.perf_counter())
+                await self._call.write(self._message())
+            acked = (await self._call.read()).ack
             now_s = time.perf_counter()
-            self.waited_s.append(now_s - due_s)
-            due_s = due_s + every_s if every_s else now_s
+            while self._seq - len(sent_s) < acked:  # the oldest seq under way is _seq - len + 1
+                self.waited_s.append(now_s - sent_s.popleft())
 
     def _message(self) -> bytes:
         self._seq += 1

@@ -62,6 +62,7 @@ def measure_sample(kind: Kind, seconds: float, *, prioritised: bool = False, by_
             raise ReplayError("the server did not let its client read the table's files")
         usage = Usage(server.pid)
         figures = samples.run(seconds) | usage.figures()
+        samples.check(kind.before + 2)
         stream.close()
         return figures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -67,6 +68,8 @@ def start(folder: Path, data_dir: Path | str) -> Server:
     process = subprocess.Popen([*command, "--data-dir", str(data_dir)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     server = Server(process, f"unix:{address}", started_s)
     if process.stdout is None or not _listens(process.stdout.fileno()):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)  # it closes its output a moment before it ends
         code = process.poll()
         server.stop(signal.SIGKILL)
         how = f"was still silent after {START_TIMEOUT_S:g} s" if code is None else f"ended with exit code {code}"

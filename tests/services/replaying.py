@@ -17,6 +17,7 @@ from shoal import ReplayClient
 from tests.services.serving import DEADLINE_S, Serving
 
 EXPERIENCE = pb.DESCRIPTOR.services_by_name["Experience"]
+CAPACITY = 2000
 COLUMNS = {"obs": ("float32", (2,)), "action": "int64", "reward": "float32"}
 
 
@@ -74,6 +75,13 @@ def open_client(serving: Serving) -> Iterator[OpenClient]:
 @pytest.fixture
 def client(memory_server: ExperienceService, open_client: OpenClient) -> ReplayClient:
     return open_client()
+
+
+@pytest.fixture
+def demo(client: ReplayClient) -> ReplayClient:
+    """The client, with a table "t"."""
+    client.create_table("t", COLUMNS, capacity=CAPACITY, batch_size=32, max_batches=4, max_envs=3)
+    return client
 
 
 def rows(first: int, n: int, envs: int = 1) -> dict[str, Array]:

@@ -77,6 +77,7 @@ def test_a_round_that_is_waited_for_names_who_owes_it(learner: Learner) -> None:
     assert learner.services.status().waiters[0].reason == waiter.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", [Plan(Rows(4), REPLAY, Async())], indirect=True)
 def test_a_replay_tables_figures_and_waiters_come_from_its_server(learner: Learner) -> None:
     fetch = learner.services.fetch()
@@ -87,6 +88,7 @@ def test_a_replay_tables_figures_and_waiters_come_from_its_server(learner: Learn
     waiter = learner.info().waiters[0]
     assert (waiter.table, waiter.who) == (TABLE, "the learner")
     assert "inserted 0 of min_size 100" in waiter.reason
+    wait_until(lambda: learner.info().waiters[0].waited_s > 0.6, "it is told since when the draw waits")
     fetched = fetch()
     assert fetched is not None
     assert not fetched[1].is_round

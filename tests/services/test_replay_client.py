@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,36 +9,26 @@ import pytest
 import torch
 
 from core import errors
-from replay_server.service import ExperienceService
 from shoal import ReplayClient
-from tests.conftest import Threads
 from tests.services.replaying import (
+    CAPACITY,
     COLUMNS,
-    EXPERIENCE,
-    OpenClient,
     client,
+    demo,
     episode,
     memory_server,
     open_client,
     rows,
 )
-from tests.services.serving import DEADLINE_S, Serving, wait_until
 
-__all__ = ["client", "memory_server", "open_client"]
-CAPACITY = 2000
+__all__ = ["client", "demo", "memory_server", "open_client"]
 
 
-@pytest.fixture
-def table(client: ReplayClient) -> ReplayClient:
-    client.create_table("t", COLUMNS, capacity=CAPACITY, batch_size=32, max_batches=4, max_envs=3)
-    return client
-
-
-def test_what_is_inserted_comes_back_with_what_was_observed_next(table: ReplayClient) -> None:
-    with table.writer("t") as writer:
+def test_what_is_inserted_comes_back_with_what_was_observed_next(demo: ReplayClient) -> None:
+    with demo.writer("t") as writer:
         writer.insert(rows(0, 50, envs=3))
         writer.insert(rows(50, 100, envs=3))  # longer than max_rows: it is cut
-    batch = table.sample("t")
+    batch = demo.sample("t")
     assert {name: column.shape for name, column in batch.columns.items()} == {
         "obs": (2, 32, 2),
         "action": (1, 32),
@@ -60,40 +49,40 @@ def test_what_is_inserted_comes_back_with_what_was_observed_next(table: ReplayCl
 
 
 @pytest.mark.slow
-def test_sizes_and_tensors_as_asked(table: ReplayClient) -> None:
-    with table.writer("t") as writer:
+def test_sizes_and_tensors_as_asked(demo: ReplayClient) -> None:
+    with demo.writer("t") as writer:
         writer.insert(rows(0, 20))
-    assert [len(table.sample("t", n)) for n in (1, 5, 128)] == [1, 5, 128]
-    batch = table.sample("t", 7, to="torch")
+    assert [len(demo.sample("t", n)) for n in (1, 5, 128)] == [1, 5, 128]
+    batch = demo.sample("t", 7, to="torch")
     assert isinstance(batch["obs"], torch.Tensor)
     assert batch["obs"].shape == (2, 7, 2)
     assert isinstance(batch.weights(1.0), torch.Tensor)
     torch.testing.assert_close(batch["reward"][0], batch["obs"][0, :, 0] / 2)
-    assert isinstance(table.sample("t", 7)["obs"], np.ndarray)
+    assert isinstance(demo.sample("t", 7)["obs"], np.ndarray)
     with pytest.raises(errors.ConfigError, match="batches to 'jax'"):
-        table.sample("t", to="jax")  # type: ignore[arg-type]
+        demo.sample("t", to="jax")  # type: ignore[arg-type]
     with pytest.raises(errors.ReplayError, match="129 items"):
-        table.sample("t", 129)
-    assert len(table.sample("t", 8)) == 8
+        demo.sample("t", 129)
+    assert len(demo.sample("t", 8)) == 8
 
 
-def test_a_seed_repeats_the_batches(table: ReplayClient) -> None:
-    with table.writer("t") as writer:
+def test_a_seed_repeats_the_batches(demo: ReplayClient) -> None:
+    with demo.writer("t") as writer:
         writer.insert(rows(0, 60))
     drawn = []
     for seed, prefetch in ((3, 0), (3, 4), (4, 2)):
-        with table.batches("t", 16, seed=seed, prefetch=prefetch) as batches:
+        with demo.batches("t", 16, seed=seed, prefetch=prefetch) as batches:
             drawn.append([next(batches).keys.tolist() for _ in range(3)])
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
 
 
-def test_episodes_do_not_run_into_each_other(table: ReplayClient) -> None:
-    with table.writer("t") as writer:
+def test_episodes_do_not_run_into_each_other(demo: ReplayClient) -> None:
+    with demo.writer("t") as writer:
         for number in range(1, 5):
             writer.insert_episode(episode(number, 10 * number))
     for _ in range(3):
-        batch = table.sample("t", 128)
+        batch = demo.sample("t", 128)
         now, below = batch["obs"][..., 0]
         np.testing.assert_array_equal(below, now + 1)
         last = now % 100 == now // 100 * 10 - 1
@@ -124,8 +113,8 @@ def test_windows_of_steps_and_stacks_of_frames(client: ReplayClient) -> None:
     np.testing.assert_array_equal(batch["valid"][1, starts], 0)  # what is before an episode's first row is not its own
 
 
-def test_lists_and_other_widths_are_taken_as_the_table_has_them(table: ReplayClient) -> None:
-    with table.writer("t") as writer:
+def test_lists_and_other_widths_are_taken_as_the_table_has_them(demo: ReplayClient) -> None:
+    with demo.writer("t") as writer:
         writer.insert({"obs": [[[1.0, 2.0]], [[3.0, 4.0]]], "action": [[True]], "reward": torch.ones(1, 1)})
         with pytest.raises(errors.SchemaError, match="column 'action' is float64"):
             writer.insert(rows(0, 1) | {"action": [[0.5]]})
@@ -136,7 +125,7 @@ def test_lists_and_other_widths_are_taken_as_the_table_has_them(table: ReplayCli
         with pytest.raises(errors.TooLargeError, match="1 to 3 environments"):
             writer.insert(rows(0, 1, envs=4))
         writer.flush()
-    batch = table.sample("t", 1)
+    batch = demo.sample("t", 1)
     assert (batch["obs"][:, 0].tolist(), batch["action"][0, 0]) == ([[1, 2], [3, 4]], 1)
 
 
@@ -177,135 +166,10 @@ def test_all_that_is_wrong_with_a_table_is_said_at_once(client: ReplayClient) ->
         client.create_table("t", COLUMNS, capacity=100, writers=9)
 
 
-def test_info_has_figures_and_who_waits(table: ReplayClient, open_client: OpenClient, threads: Threads) -> None:
-    with table.writer("t") as writer:
-        writer.insert(rows(0, 10))
-    table.sample("t", 5)
-    info = table.info()
-    figures = info.tables["t"].figures
-    assert (figures["items"], figures["inserted"], figures["sampled"]) == (10, 10, 5)
-    assert info.tables["t"].waiters == ()
-    table.create_table("t", COLUMNS, capacity=CAPACITY, batch_size=32, max_batches=4, max_envs=3)
-    table.create_table("empty", COLUMNS, capacity=CAPACITY)
-    other = open_client()
-    waiting = threads.start(catch, lambda: other.sample("empty"))
-    wait_until(lambda: table.info().tables["empty"].waiters, "somebody waits")
-    (waiter,) = table.info().tables["empty"].waiters
-    assert "sample" in waiter.what
-    assert waiter.reason
-    other.close()
-    assert isinstance(waiting.result(DEADLINE_S), errors.ShoalError)
-
-
-def catch(call: Callable[[], object]) -> BaseException | None:
-    try:
-        call()
-    except errors.ShoalError as error:
-        return error
-    return None
-
-
-@pytest.mark.slow
-def test_a_wait_ends_with_the_servers_reason(table: ReplayClient) -> None:
-    with pytest.raises(errors.RateLimitedError, match=r"table 't' gave no batch for 0\.2 s: .*items"):
-        table.sample("t", timeout_s=0.2)
-    with table.batches("t", 4, timeout_s=0.05) as batches, table.writer("t") as writer:
-        with pytest.raises(errors.RateLimitedError):
-            next(batches)
-        writer.insert(rows(0, 10))
-        batches.timeout_s = DEADLINE_S
-        assert len(next(batches)) == 4
-    assert len(table.sample("t", 4)) == 4
-
-
-@pytest.mark.slow
-def test_an_insert_waits_for_samples(client: ReplayClient) -> None:
-    client.create_table(
-        "t", COLUMNS, capacity=CAPACITY, batch_size=8, max_rows=8, min_size=8, samples_per_insert=1.0, error_buffer=64.0
-    )
-    writer = client.writer("t", window=1)
-
-    def insert_until_refused() -> None:
-        for first in range(0, CAPACITY, 8):
-            writer.insert(rows(first, 8), timeout_s=0.2)
-
-    with pytest.raises(errors.RateLimitedError, match=r"table 't' took nothing more for 0\.2 s: .*insert"):
-        insert_until_refused()
-    assert writer.unacknowledged == 1
-    with client.batches("t") as batches:
-        for _ in range(4):
-            next(batches)
-        writer.close()
-    assert writer.unacknowledged == writer.lost_rows == 0
-
-
-def test_a_broken_connection_is_resumed(
-    serving: Serving, memory_server: ExperienceService, table: ReplayClient
-) -> None:
-    writer = table.writer("t")
-    writer.insert(rows(0, 10))
-    writer.flush()
-    batches = table.batches("t", 4, prefetch=2)
-    next(batches)
-    serving.stop()
-    writer.insert(rows(10, 10))
-    serving.start(EXPERIENCE, memory_server)
-    for _ in range(3):
-        next(batches)
-    writer.close()
-    assert table.info().tables["t"].figures["inserted"] == 20
-    assert table.sample("t", 1).items == 20
-    assert writer.lost_rows == 0
-
-
-@pytest.mark.slow
-def test_nobody_answers(open_client: OpenClient) -> None:
-    client = open_client(timeout_s=0.2)
-    for call in (client.info, lambda: client.create_table("t", COLUMNS, capacity=9), lambda: client.writer("t")):
-        with pytest.raises((errors.UnavailableError, errors.DeadlineError), match="the replay server at unix:"):
-            call()
-    with pytest.raises((errors.UnavailableError, errors.RateLimitedError)):
-        client.sample("t")
-
-
 @pytest.mark.parametrize("address", ["localhost", "localhost:", "unix:", ":5555", "h:70000", "h:0"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(errors.ConfigError, match="give HOST:PORT or unix:PATH"):
         ReplayClient(address)
-
-
-def test_close_wakes_who_waits_and_ends_all(table: ReplayClient, threads: Threads) -> None:
-    table.create_table("full", COLUMNS, capacity=CAPACITY, min_size=8, samples_per_insert=1.0, max_rows=8)
-    writer, batches = table.writer("full", window=1), table.batches("t")
-
-    def insert_for_ever() -> None:
-        while True:
-            writer.insert(rows(0, 8))
-
-    waiting = [
-        threads.start(catch, call) for call in (insert_for_ever, lambda: next(batches), lambda: table.sample("t"))
-    ]
-    wait_until(lambda: len([w for t in table.info().tables.values() for w in t.waiters]) == 3, "three wait")
-    table.close()
-    assert all(isinstance(w.result(DEADLINE_S), errors.ShoalError) for w in waiting)
-    for call in (table.info, lambda: table.sample("t"), lambda: table.writer("t"), lambda: next(batches)):
-        with pytest.raises(errors.ShoalError, match="closed"):
-            call()
-    table.close()
-
-
-def test_writers_have_slots_of_their_own(table: ReplayClient, open_client: OpenClient) -> None:
-    first, second = table.writer("t"), table.writer("t")
-    third = open_client().writer("t", slot=first.slot)  # the same place: the first one is over
-    for writer in (third, second):
-        writer.insert(rows(0, 4))
-        writer.close()
-    assert first.slot != second.slot
-    with pytest.raises(errors.ItemRejectedError):  # noqa: PT012 - whichever of the two is told first
-        first.insert(rows(0, 4))
-        first.flush()
-    first.cancel()
-    assert table.info().tables["t"].figures["items"] == 8
 
 
 @pytest.mark.parametrize(
@@ -317,8 +181,8 @@ def test_writers_have_slots_of_their_own(table: ReplayClient, open_client: OpenC
         ([[1]], [[1.0]], "along one axis"),
     ],
 )
-def test_priorities_that_are_none_are_refused(table: ReplayClient, keys: Any, priorities: Any, words: str) -> None:
+def test_priorities_that_are_none_are_refused(demo: ReplayClient, keys: Any, priorities: Any, words: str) -> None:
     with pytest.raises(errors.ReplayError, match=words):
-        table.update_priorities("t", keys, priorities)
-    with table.batches("t") as batches, pytest.raises(errors.ReplayError, match=words):
+        demo.update_priorities("t", keys, priorities)
+    with demo.batches("t") as batches, pytest.raises(errors.ReplayError, match=words):
         batches.set_priorities(keys, priorities)

@@ -10,6 +10,7 @@ import pytest
 from core import errors
 from shoal import ReplayClient
 from tests.services.replaying import (
+    CAPACITY,
     COLUMNS,
     FileServer,
     OpenClient,
@@ -22,7 +23,6 @@ from tests.services.replaying import (
 )
 
 __all__ = ["client", "file_server", "memory_server", "open_client"]
-CAPACITY = 2000
 
 
 @pytest.fixture

@@ -274,6 +274,18 @@ def test_a_wait_may_have_a_timeout() -> None:
     run(test())
 
 
+def test_who_waits_again_says_since_when() -> None:
+    async def test() -> None:
+        table = hosted()
+        waits = asyncio.create_task(table.until(lambda: False, "the learner", "items", 60.0, since_s=3.0))
+        await settle()
+        (waiter,) = table.waiters()
+        assert table.waited_s(waiter) == 4.0
+        waits.cancel()
+
+    run(test())
+
+
 def test_a_life_that_was_replaced_cannot_come_back() -> None:
     async def test() -> None:
         table = hosted(4)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError, ReplayError, SchemaError
+from core.mapped import MappedRing
 from core.types import Array, UnrollHeader
 from replay_server.definition import ReplayDefinition
 from replay_server.layout import fit_ring
@@ -20,6 +21,7 @@ from replay_server.storage import FileAllocator
 from shoal.minari_files import Exported, export, load, open_dataset, table_of
 from shoal.replay_tables import definition
 from shoal.replay_writer import Writer
+from shoal.table_reading import strands
 
 minari = pytest.importorskip("minari")
 pytest.importorskip("h5py")
@@ -217,3 +219,19 @@ def test_without_minari_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ConfigError, match=r"pip install 'shoal\[datasets\]'"):
         open_dataset("shoal/one-v0")
+
+
+def test_rows_that_are_overwritten_while_others_are_read_are_left_out(make_table: MakeTable) -> None:
+    table = make_table(capacity=1500)
+    writers = [table.writer(slot) for slot in (0, 1)]
+    for slot, writer in enumerate(writers):
+        writer.insert_episode(episode(slot, 500, True))
+    reading = strands(MappedRing(str(table.folder), table.ring.files.epoch))
+    assert set(next(reading).columns["mood"].tolist()) == {0}
+    writers[0].insert_episode(episode(2, 900, True))  # over the first half of what slot 1 has
+    (rest,) = reading
+    row = rest.columns["obs"][:-1, 1]
+    assert not rest.begins
+    assert 0 < len(row) < 500
+    np.testing.assert_array_equal(rest.columns["obs"][:, 0], 1)
+    np.testing.assert_array_equal(row, np.arange(500 - len(row), 500))

@@ -1,0 +1,154 @@
+"""shoal.ReplayClient: who waits and why, broken connections, several writers, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from core import errors
+from replay_server.service import ExperienceService
+from shoal import ReplayClient
+from tests.conftest import Threads
+from tests.services.replaying import (
+    CAPACITY,
+    COLUMNS,
+    EXPERIENCE,
+    OpenClient,
+    client,
+    demo,
+    memory_server,
+    open_client,
+    rows,
+)
+from tests.services.serving import DEADLINE_S, Serving, wait_until
+
+__all__ = ["client", "demo", "memory_server", "open_client"]
+
+
+def catch(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except errors.ShoalError as error:
+        return error
+    return None
+
+
+def test_info_has_figures_and_who_waits(demo: ReplayClient, open_client: OpenClient, threads: Threads) -> None:
+    with demo.writer("t") as writer:
+        writer.insert(rows(0, 10))
+    demo.sample("t", 5)
+    info = demo.info()
+    figures = info.tables["t"].figures
+    assert (figures["items"], figures["inserted"], figures["sampled"]) == (10, 10, 5)
+    assert info.tables["t"].waiters == ()
+    demo.create_table("t", COLUMNS, capacity=CAPACITY, batch_size=32, max_batches=4, max_envs=3)
+    demo.create_table("empty", COLUMNS, capacity=CAPACITY)
+    other = open_client()
+    waiting = threads.start(catch, lambda: other.sample("empty"))
+    wait_until(lambda: demo.info().tables["empty"].waiters, "somebody waits")
+    (waiter,) = demo.info().tables["empty"].waiters
+    assert "sample" in waiter.what
+    assert waiter.reason
+    other.close()
+    assert isinstance(waiting.result(DEADLINE_S), errors.ShoalError)
+
+
+@pytest.mark.slow
+def test_a_wait_ends_with_the_servers_reason(demo: ReplayClient) -> None:
+    with pytest.raises(errors.RateLimitedError, match=r"table 't' gave no batch for 0\.2 s: .*items"):
+        demo.sample("t", timeout_s=0.2)
+    with demo.batches("t", 4, timeout_s=0.05) as batches, demo.writer("t") as writer:
+        with pytest.raises(errors.RateLimitedError):
+            next(batches)
+        writer.insert(rows(0, 10))
+        batches.timeout_s = DEADLINE_S
+        assert len(next(batches)) == 4
+    assert len(demo.sample("t", 4)) == 4
+
+
+@pytest.mark.slow
+def test_an_insert_waits_for_samples(client: ReplayClient) -> None:
+    client.create_table(
+        "t", COLUMNS, capacity=CAPACITY, batch_size=8, max_rows=8, min_size=8, samples_per_insert=1.0, error_buffer=64.0
+    )
+    writer = client.writer("t", window=1)
+
+    def insert_until_refused() -> None:
+        for first in range(0, CAPACITY, 8):
+            writer.insert(rows(first, 8), timeout_s=0.2)
+
+    with pytest.raises(errors.RateLimitedError, match=r"table 't' took nothing more for 0\.2 s: .*insert"):
+        insert_until_refused()
+    assert writer.unacknowledged == 1
+    with client.batches("t") as batches:
+        for _ in range(4):
+            next(batches)
+        writer.close()
+    assert writer.unacknowledged == writer.lost_rows == 0
+
+
+def test_a_broken_connection_is_resumed(serving: Serving, memory_server: ExperienceService, demo: ReplayClient) -> None:
+    writer = demo.writer("t")
+    writer.insert(rows(0, 10))
+    writer.flush()
+    batches = demo.batches("t", 4, prefetch=2)
+    next(batches)
+    serving.stop()
+    writer.insert(rows(10, 10))
+    serving.start(EXPERIENCE, memory_server)
+    for _ in range(3):
+        next(batches)
+    writer.close()
+    assert demo.info().tables["t"].figures["inserted"] == 20
+    assert demo.sample("t", 1).items == 20
+    assert writer.lost_rows == 0
+
+
+@pytest.mark.slow
+def test_nobody_answers(open_client: OpenClient) -> None:
+    client = open_client(timeout_s=0.2)
+    for call in (client.info, lambda: client.create_table("t", COLUMNS, capacity=9), lambda: client.writer("t")):
+        with pytest.raises((errors.UnavailableError, errors.DeadlineError), match="the replay server at unix:"):
+            call()
+    with pytest.raises((errors.UnavailableError, errors.RateLimitedError)):
+        client.sample("t")
+
+
+def test_close_wakes_who_waits_and_ends_all(demo: ReplayClient, threads: Threads) -> None:
+    demo.create_table("full", COLUMNS, capacity=CAPACITY, min_size=8, samples_per_insert=1.0, max_rows=8)
+    writer, batches = demo.writer("full", window=1), demo.batches("t")
+
+    def insert_for_ever() -> None:
+        while True:
+            writer.insert(rows(0, 8))
+
+    waiting = [
+        threads.start(catch, call) for call in (insert_for_ever, lambda: next(batches), lambda: demo.sample("t"))
+    ]
+    wait_until(lambda: len([w for t in demo.info().tables.values() for w in t.waiters]) == 3, "three wait")
+    demo.close()
+    assert all(isinstance(w.result(DEADLINE_S), errors.ShoalError) for w in waiting)
+    for call in (
+        demo.info,
+        lambda: demo.sample("t"),
+        lambda: demo.writer("t"),
+        lambda: next(batches),
+    ):
+        with pytest.raises(errors.ShoalError, match="closed"):
+            call()
+    demo.close()
+
+
+def test_writers_have_slots_of_their_own(demo: ReplayClient, open_client: OpenClient) -> None:
+    first, second = demo.writer("t"), demo.writer("t")
+    third = open_client().writer("t", slot=first.slot)  # the same place: the first one is over
+    for writer in (third, second):
+        writer.insert(rows(0, 4))
+        writer.close()
+    assert first.slot != second.slot
+    with pytest.raises(errors.ItemRejectedError):  # noqa: PT012 - whichever of the two is told first
+        first.insert(rows(0, 4))
+        first.flush()
+    first.cancel()
+    assert demo.info().tables["t"].figures["items"] == 8
