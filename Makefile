@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-learning coverage bench clean
+.PHONY: help setup demo test lint format protos protos-check test-learning coverage bench bench-replay clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,9 @@ coverage: setup  ## the tests again, with branch coverage
 
 bench: setup  ## measure speed and scores
 	$(BIN)/python -m benchmarks
+
+bench-replay: setup  ## the replay server against its bare limit and Reverb (half an hour)
+	$(BIN)/python -m benchmarks.replay --vs reverb
 
 clean:  ## remove .venv and every cache; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -162,7 +162,8 @@ class Actor:
     def _tell_losses(self) -> None:
         lost, self._lost_rows = self._stream.lost_rows - self._lost_rows, self._stream.lost_rows
         if lost:
-            logger.warning("slot %d: %d env steps that were acknowledged, or might have been, are gone", self._slot, lost)
+            words = "slot %d: %d env steps that were acknowledged, or might have been, are gone"
+            logger.warning(words, self._slot, lost)
 
     def close(self) -> None:
         """End the streams and the environments."""

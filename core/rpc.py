@@ -163,7 +163,7 @@ class _Requests:
 
     async def __anext__(self) -> Any:
         message = await self._read()
-        if message is grpc.aio.EOF:
+        if message is grpc.aio.EOF:  # type: ignore[attr-defined]
             raise StopAsyncIteration
         return message
 

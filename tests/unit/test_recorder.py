@@ -17,7 +17,6 @@ from learner.recorder import Recorder
 from learner.status import Status, Waiter
 from replay_server.exporter import GAUGES, TOTALS
 
-
 REPLAY_SERVERS = {"in_flight_bytes", "replay_bytes", "replay_limit_bytes", "streams"}
 """What only a replay server tells: tests/unit/test_exporter.py."""
 
