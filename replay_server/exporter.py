@@ -33,7 +33,7 @@ OTHER = "other"
 _STATM = Path("/proc/self/statm")
 
 
-def export(service: ExperienceService, metrics: Metrics, now_s: float) -> None:
+def export(service: ExperienceService, metrics: Metrics) -> None:
     """Set the gauges, and move the counters to the totals that the tables have; a total that went back stays."""
     held_bytes = 0.0
     for hosted in service.replay_tables():

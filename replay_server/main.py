@@ -9,7 +9,6 @@ import signal
 from collections.abc import Sequence
 
 from core import rpc
-from core.clock import SystemClock
 from core.http import MetricsServer
 from core.metrics import Metrics
 from protos import experience_pb2 as pb
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 async def _export(service: ExperienceService, metrics: Metrics) -> None:
     while True:
-        export(service, metrics, SystemClock().now_s())
+        export(service, metrics)
         await asyncio.sleep(EXPORT_EVERY_S)
 
 

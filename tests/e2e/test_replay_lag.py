@@ -80,6 +80,20 @@ def test_a_killed_replay_server_changes_nothing(train: Train, tmp_path: Path) ->
     assert a["weights_sha256"] == b["weights_sha256"]
 
 
+def test_actors_and_replay_server_killed_together_end_no_run(train: Train, tmp_path: Path) -> None:
+    run = train(*arguments("1", PRIORITISED, env_steps=4000))
+    wait_until(lambda: env_steps(tmp_path) > MIN_SIZE, run, "the first updates")
+    all_but_the_learner = [pid for pid, what in pids(tmp_path).items() if what in ("replay", "actor")]
+    for pid in all_but_the_learner:  # all that was staged is gone with those who could send it again
+        os.kill(pid, signal.SIGKILL)
+    code, said = finish(run)
+    assert code == 0, said
+    end = summary(tmp_path)
+    assert end["restarts"] == 3
+    assert end["env_steps"] >= 4000
+    check_updates(end)
+
+
 def _replay_pid(tmp_path: Path, parent: int) -> int:
     return next(
         pid

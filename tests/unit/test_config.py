@@ -188,6 +188,10 @@ def test_a_config_made_in_python_is_checked_too() -> None:
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["target_return", "actors", "evaluation"]
     with pytest.raises(ConfigError, match="run_dir: must name a directory"):
         Config(run_dir=" ")
+    with pytest.raises(ConfigError, match="replay_data_dir: must name a folder"):
+        Config(replay_data_dir="")
+    with pytest.raises(ConfigError, match="an embedded table is in the learner's memory"):
+        Config(replay_data_dir="/data", replay="embedded")
     with pytest.raises(ConfigError, match=r"^episodes: must be at least 1, not 0$"):
         EvaluationConfig(episodes=0)
 

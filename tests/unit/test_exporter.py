@@ -54,7 +54,7 @@ def hosted(name: str = "a", **numbers: float) -> FakeHosted:
 
 
 def tell(metrics: Metrics, service: Any) -> None:
-    export(service, metrics, 0.0)
+    export(service, metrics)
 
 
 def test_gauges_and_totals() -> None:

@@ -1,0 +1,141 @@
+"""Lag mode at a real replay server: rounds are staged, then applied, then priorities are set, then items are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import rpc
+from core.draws import Reply
+from core.sampling import SampleStream
+from core.stream import InsertStream
+from core.types import Array
+from protos import experience_pb2 as pb
+from replay_server.service import ExperienceService
+from tests.services.experience import DEFINITION, EXPERIENCE, B, T, ensure, figure, info
+from tests.services.serving import DEADLINE_S, Serving, wait_until
+from tests.unit.counting import CountingLife
+
+STAGED = replace(DEFINITION, capacity=120, min_size=1, before=0, after=1, writers=3, sampler="prioritised", staged=True)
+
+
+class Replay:
+    """A server with a staged table, its actors and its learner."""
+
+    def __init__(self, folder: Path, slots: int) -> None:
+        folder.mkdir()
+        self.serving = Serving(folder)
+        self.serving.start(EXPERIENCE, ExperienceService())
+        self.client = rpc.Client(self.serving.channel(), EXPERIENCE, "the replay server")
+        ensure(self.client, replace(STAGED, writers=slots, capacity=40 * slots))
+        self.lives = [CountingLife(slot, 1, B, np.random.default_rng(slot)) for slot in range(slots)]
+        self.actors = [InsertStream(self.serving.channel(), "the server", "experience", s, 1) for s in range(slots)]
+        self.learner = SampleStream(self.serving.channel(), "the server", "experience", 5, headers=True)
+        self.told: list[tuple[int, int]] = []
+
+    def deliver(self, round_: int, slots: Sequence[int]) -> None:
+        """One unroll of each, staged one after the other; the learner hears of it."""
+        for slot in slots:
+            self.send(round_, slot)
+            while (slot, round_) not in self.told:
+                self.note(self.learner.receive(DEADLINE_S))
+
+    def send(self, round_: int, slot: int) -> None:
+        columns = self.lives[slot].unroll(T)
+        self.actors[slot].insert(self.lives[slot].header(columns, round=round_), columns)
+
+    def note(self, reply: Reply) -> None:
+        self.told += [(header.slot, header.round) for header in reply.headers]
+
+    def drawn(self) -> Reply:
+        """The next draw; what is told before it is noted."""
+        while True:
+            reply = self.learner.receive(DEADLINE_S)
+            self.note(reply)
+            if reply.keys is not None:
+                return reply
+
+    def waiter(self, who: str) -> pb.Waiter | None:
+        return next((w for w in info(self.client).tables[0].waiters if w.who == who), None)
+
+    def close(self) -> None:
+        self.learner.close()
+        for actor in self.actors:
+            actor.cancel()
+        self.serving.close()
+
+
+@pytest.fixture
+def replays(tmp_path: Path) -> Iterator[list[Replay]]:
+    replays = [Replay(tmp_path / name, slots=3) for name in "ab"]
+    yield replays
+    for replay in replays:
+        replay.close()
+
+
+def test_the_order_of_arrival_does_not_matter(replays: list[Replay]) -> None:
+    draws: list[list[tuple[Array, Array, Array]]] = [[], []]
+    unknown = 0
+    for replay, orders, out in zip(replays, ([0, 1, 2], [2, 0, 1]), draws, strict=True):
+        priorities = None
+        for round_ in range(12):
+            replay.deliver(round_, orders[round_ % 3 :] + orders[: round_ % 3])
+            replay.learner.request(2, apply=(round_, [0, 1, 2]), priorities=priorities)
+            reply = replay.drawn()
+            assert reply.keys is not None
+            assert reply.probability is not None
+            assert reply.columns is not None
+            out.append((reply.keys, reply.probability, reply.columns["obs"]))
+            priorities = reply.keys, (reply.keys % 7 + 0.5).astype(np.float32)
+            unknown += reply.unknown_keys
+    for ours, theirs in zip(*draws, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len({keys.tobytes() for keys, _, _ in draws[0]}) == 12
+    assert unknown > 0, "priorities come behind the round, which overwrites some of their items"
+
+
+def test_what_is_staged_is_acknowledged_when_it_is_applied(replays: list[Replay]) -> None:
+    replay = replays[0]
+    replay.deliver(0, [0, 1])
+    replay.deliver(1, [0])
+    assert [actor.unacknowledged for actor in replay.actors] == [2, 1, 0]
+    assert (figure(replay.client, "staged"), figure(replay.client, "items")) == (3, 0)
+    replay.learner.request(0, apply=(0, [0, 1]))
+    assert replay.drawn().inserted_items > 0
+    wait_until(lambda: [actor.unacknowledged for actor in replay.actors] == [1, 0, 0], "round 0 is acknowledged")
+    assert figure(replay.client, "staged") == 1
+
+
+def test_a_round_waits_for_its_slots_and_says_for_which(replays: list[Replay]) -> None:
+    replay = replays[0]
+    replay.deliver(0, [2, 0])
+    replay.learner.request(1, apply=(0, [0, 1, 2]))
+    reply = replay.learner.receive(DEADLINE_S)
+    assert reply.keys is None
+    assert "round 0 waits for the unrolls of slots [1]" in reply.reason
+    waiter = replay.waiter("the learner")
+    assert waiter is not None
+    assert waiter.what == "round 0"
+    assert "slots [1]" in waiter.reason
+    replay.send(0, 1)
+    assert replay.drawn().keys is not None
+    assert replay.waiter("the learner") is None
+
+
+def test_a_slot_that_was_dropped_is_not_waited_for_and_comes_too_late(replays: list[Replay]) -> None:
+    replay = replays[0]
+    replay.deliver(0, [0, 2])
+    replay.learner.request(0, apply=(0, [0, 2]))
+    inserted = replay.drawn().inserted_items
+    replay.send(0, 1)
+    replay.actors[1].flush(DEADLINE_S)
+    assert figure(replay.client, "inserted") == inserted
+    replay.deliver(1, [1, 0, 2])  # it goes on with the next round
+    replay.learner.request(1, apply=(1, [0, 1, 2]))
+    assert replay.drawn().inserted_items > inserted
+    assert replay.told.count((1, 0)) == 0
