@@ -90,6 +90,8 @@ class DataDir:
         """An empty folder for a new table's files, which becomes `folder(table)` by `commit`. Raises ConfigError."""
         if not FILE_NAME.fullmatch(table):
             raise ConfigError(f"{table!r} cannot be a table's name: use letters, digits, '_', '-' and '.', at most 200")
+        if self.folder(table).exists():
+            raise ConfigError(f"{self.folder(table)} exists and is no table of this server: take another name")
         path = self.path / f"{_NEW}{table}"
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()

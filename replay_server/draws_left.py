@@ -39,6 +39,8 @@ class DrawsLeft:
     ) -> tuple[Keys, Probabilities | None]:
         """`n` keys, none more often than it has draws left; what is over is drawn again from the others."""
         keys, probability = sampler.keys(self._ring, n, rng, strata)
+        if self._ring.times is None:
+            return keys, probability
         over = np.flatnonzero(~self._count(keys))
         while len(over):
             keys[over], again = sampler.keys(self._ring, len(over), rng)

@@ -78,8 +78,8 @@ class RingLayout:
         return (
             f"the table holds {self.capacity} rows, but {open_blocks} actors that send {rows} rows of {envs} "
             f"environments need 2 x {open_blocks} blocks x ({self.before} + {self.after} + {rows} rows) x {envs} + "
-            f"min_size {self.min_size} = {need}; set capacity to {need} or more, or use fewer actors, fewer environments "
-            f"an actor or shorter unrolls"
+            f"min_size {self.min_size} = {need}; set capacity to {need} or more, or use fewer actors, fewer "
+            f"environments an actor or shorter unrolls"
         )
 
 

@@ -28,15 +28,15 @@ class Mark:
 
     def write(self, position: int) -> None:
         """Return when the disk has it."""
-        self._count += 1
-        line = struct.pack("<Qq", self._count, position)
+        count = self._count + 1
+        line = struct.pack("<Qq", count, position)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(fd, line + struct.pack("<I", zlib.crc32(line)), self._count % 2 * LINE_BYTES)
+            os.pwrite(fd, line + struct.pack("<I", zlib.crc32(line)), count % 2 * LINE_BYTES)
             os.fdatasync(fd)
         finally:
             os.close(fd)
-        self.position = position
+        self._count, self.position = count, position  # not where it failed: the line that is whole stays
 
     def _read(self) -> tuple[int, int]:
         """(count, position) of the newest line that is whole; zeros where there is none."""

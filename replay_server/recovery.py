@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
+from core.mapped import TAIL
 from core.types import Array
 from replay_server.dedupe import Life
 from replay_server.ring_files import (
@@ -50,6 +51,7 @@ class Recovered:
 def recover(files: RingFiles, max_times: int) -> Recovered:
     """What the files hold. Raises ConfigError where that is no ring."""
     tail, evicted = files.evicted_record
+    files.header[TAIL] = tail  # killed between the two: who reads the files would believe what is written over
     lines = committed(files.blocks, tail)
     problems = damage(files.blocks[lines], tail, files.layout.cells)
     ConfigError.raise_if(f"the ring's blocks are damaged: {problem}" for problem in problems)

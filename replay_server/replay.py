@@ -78,8 +78,10 @@ class ReplayTable(Table):
     def _take_over(self) -> None:
         """What the ring's files knew of lives and counts."""
         self._dedupe.clear()
-        for (slot, incarnation), seq in self.ring.lives().items():
-            self._dedupe.record(slot, incarnation, seq)
+        for life, seq in self.ring.lives().items():
+            forgotten = self._dedupe.record(*life, seq)
+            if forgotten is not None:  # killed before it was ended
+                self.ring.end_life(*forgotten)
         self.limiter.inserted, self.limiter.sampled = self.ring.inserted, self.ring.files.sampled
         self._staging.begin(self.ring.last_rounds)
 
@@ -159,8 +161,7 @@ class ReplayTable(Table):
 
     def _put(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> None:
         check_priorities(columns)
-        fresh = self.ring.insert(header.slot, incarnation, seq, columns, *size, round=header.round)
-        self.limiter.record_insert(fresh)
+        self.limiter.record_insert(self.ring.insert(header.slot, incarnation, seq, columns, *size, round=header.round))
 
     def _note(self, incarnation: int, seq: int, header: UnrollHeader) -> None:
         forgotten = self._record(incarnation, seq, header)
@@ -231,9 +232,7 @@ class ReplayTable(Table):
 
     def why_sample_waits(self, items: int) -> str | None:
         """The arithmetic that holds a sample back; None if it may go."""
-        if self.may_sample(items):
-            return None
-        return self.limiter.why_sample_waits(items) or self._draws_left.why(items)
+        return None if self.may_sample(items) else self.limiter.why_sample_waits(items) or self._draws_left.why(items)
 
     def sample(
         self, n: int, rng: np.random.Generator, *, strata: int = 1, columns: bool = True, out: Columns | None = None
@@ -243,10 +242,7 @@ class ReplayTable(Table):
         Drawn from `rng` alone, so the same table and generator give the same batch.
         """
         items = self.ring.items
-        if self.definition.max_times_sampled:
-            keys, probability = self._draws_left.draw(self._sampler, n, rng, strata)
-        else:
-            keys, probability = self._sampler.keys(self.ring, n, rng, strata)
+        keys, probability = self._draws_left.draw(self._sampler, n, rng, strata)
         self.limiter.record_sample(n)
         self.ring.files.sampled = self.limiter.sampled
         return Drawn(keys, probability, self.ring.gather(keys, out) if columns else None, items)

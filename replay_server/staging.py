@@ -98,18 +98,21 @@ class Staging:
 
         What was applied before is left out: a learner may ask again.
         """
+        self._drop_before(round_)
         for slot in self._open(round_, sorted(slots)):
             staged = self._pop((round_, slot))
             self._put(*staged.senders[-1], staged.header, staged.columns, staged.size)
             self._applied[slot] = round_
             self._settle(staged)
         self._last_round = max(self._last_round, round_)
-        for key in sorted(self._unrolls):
-            if key[0] <= round_:
-                self._settle(self._pop(key))
+        self._drop_before(round_ + 1)
 
     def _open(self, round_: int, slots: Sequence[int]) -> list[int]:
         return [slot for slot in slots if self._applied.get(slot, -1) < round_]
+
+    def _drop_before(self, round_: int) -> None:
+        for key in sorted(key for key in self._unrolls if key[0] < round_):
+            self._settle(self._pop(key))
 
     def _settle(self, staged: Staged) -> None:
         for incarnation, seq in staged.senders:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from core.errors import ReplayError
+from core.errors import ConfigError, ReplayError
 from replay_server import manifest as manifests
 from replay_server.data_dir import DataDir
 from replay_server.definition import ReplayDefinition
@@ -64,9 +64,11 @@ class TableFolder:
                 folder._mark.write(ring.layout.cells)  # the first lap writes over nothing
                 allocator.sync()
             data_dir.commit(name, definition)
-        except BaseException:
+        except BaseException as error:
             allocator.close()
             data_dir.abandon(name)
+            if isinstance(error, OSError):
+                raise ConfigError(f"table {name!r} cannot be made in {data_dir.path}: {error}") from error
             raise
         folder = cls(data_dir.folder(name), allocator, durable=data_dir.durable)
         folder.bind(ring)
@@ -108,6 +110,8 @@ class TableFolder:
         found, skipped = self._manifests.newest() if self.durable else (None, [])
         for problem in skipped:
             logger.warning("table %r: %s; the manifest before it is taken", self.path.name, problem)
+        if not self.durable:
+            self._manifests.forget_after(0)  # nor are their columns what they were
         if found is None:
             why = "there is no manifest" if self.durable else "its folder is not for that"
             logger.warning("table %r: the machine was started anew and %s: it is empty", self.path.name, why)
@@ -119,6 +123,11 @@ class TableFolder:
             "have been overwritten since",
             *(self.path.name, found.number, found.items - lost, lost),
         )
+
+    @property
+    def _written(self) -> int:
+        """Nothing behind it was written: the head, but for a ring that went back and did not come as far again."""
+        return max(self.ring.head, int(self.ring.files.header[RESTORING_HEAD]))
 
     # ------------------------------------------------------------------------------------------ the mark
 
@@ -164,7 +173,7 @@ class TableFolder:
                 f"{self._manifests.rounds()}"
             )
         self._manifests.forget_after(found.number)
-        lost = manifests.restore(self.ring.files, found, self.ring.head)
+        lost = manifests.restore(self.ring.files, found, self._written)
         self.ring.load()
         return lost
 
@@ -172,5 +181,5 @@ class TableFolder:
         """Write a last manifest, and that nothing is written after it."""
         if self.durable:
             self.checkpoint(None)()
-            self._mark.write(self.ring.head)
+            self._mark.write(self._written)
         self._allocator.close()
