@@ -54,9 +54,7 @@ def ensure(client: rpc.Client, definition: ReplayDefinition = DEFINITION, protoc
     return ensure_reply(client, definition, protocol).created
 
 
-def ensure_reply(
-    client: rpc.Client, definition: ReplayDefinition, protocol: int = rpc.PROTOCOL
-) -> pb.EnsureTableReply:
+def ensure_reply(client: rpc.Client, definition: ReplayDefinition, protocol: int = rpc.PROTOCOL) -> pb.EnsureTableReply:
     table = pb.TableDefinition(name=definition.name, settings=definition.pack())
     request = pb.EnsureTableRequest(protocol=protocol, table=table)
     return client.unary("EnsureTable", request, pb.EnsureTableReply, DEADLINE_S)

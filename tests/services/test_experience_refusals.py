@@ -35,7 +35,11 @@ BAD = [
     ([open_request(), chunk(b"")], errors.CodecError, "0 bytes has no header"),
     ([open_request(), chunk(b"\xff" * 100)], errors.TooLargeError, "the header has 4294967295 bytes"),
     ([open_request(), open_request()], errors.CodecError, "0 chunks"),
-    ([open_request(), chunk(unroll(), payload_bytes=64)], errors.CodecError, "the columns end at byte [0-9]+ of a payload of 64"),
+    (
+        [open_request(), chunk(unroll(), payload_bytes=64)],
+        errors.CodecError,
+        "the columns end at byte [0-9]+ of a payload of 64",
+    ),
     ([open_request(), chunk(unroll(), payload_bytes=1 << 20)], errors.CodecError, "seq 1 ends at byte 1048576"),
     ([open_request(), b"\x7a\x05abc"], errors.CodecError, "must come last"),
     ([open_request(), b"\xff" * 11], errors.CodecError, "a number of more than 10 bytes"),
@@ -69,7 +73,8 @@ def test_a_bad_call_fails_and_the_server_serves_the_next(
     assert isinstance(error, kind)
     assert re.search(words, str(error))
     assert figure(table, "inserted") == 0
-    good = table.stream("Insert", iter([open_request(incarnation=2), chunk(unroll())]))
+    fresh: list[pb.InsertRequest | bytes] = [open_request(incarnation=2), chunk(unroll())]
+    good = table.stream("Insert", iter(fresh))
     assert [next(good).opened.next_seq, next(good).ack] == [1, 1]
     assert figure(table, "inserted") == STARTS
 
@@ -87,7 +92,7 @@ def test_random_chunks_never_hurt_the_server(table: rpc.Client, rng: np.random.G
 
 
 def test_an_item_is_known_after_its_ack_and_not_applied_again(table: rpc.Client) -> None:
-    requests = [open_request(), chunk(unroll())]
+    requests: list[pb.InsertRequest | bytes] = [open_request(), chunk(unroll())]
     first = list(table.stream("Insert", iter(requests)))
     again = list(table.stream("Insert", iter(requests)))
     assert [(r.opened.next_seq, r.ack) for r in first] == [(1, 0), (0, 1)]
@@ -117,7 +122,7 @@ def test_a_definition_that_would_deadlock_is_refused_and_leaves_no_table(client:
 )
 def test_a_definition_that_cannot_be_read_is_refused(settings: bytes, client: rpc.Client) -> None:
     request = pb.EnsureTableRequest(protocol=rpc.PROTOCOL, table=pb.TableDefinition(settings=settings))
-    with pytest.raises(errors.CodecError, match="a table definition (cannot be read|is not msgpack)"):
+    with pytest.raises(errors.CodecError, match=r"a table definition (cannot be read|is not msgpack)"):
         client.unary("EnsureTable", request, pb.EnsureTableReply, DEADLINE_S)
     assert list(info(client).tables) == []
 

@@ -115,7 +115,7 @@ def can_fail(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return name in ("raises", "warns", "fail") or name.startswith(("assert_", "check_"))
+    return name in ("raises", "warns", "fail", "run_state_machine_as_test") or name.startswith(("assert_", "check_"))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.name)

@@ -38,3 +38,35 @@ def test_a_full_disk_is_an_error_at_creation(tmp_path: Path) -> None:
 def test_memory_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no memory for 'x'"):
         MemoryAllocator().allocate("x", (1 << 60,), "uint8")
+
+
+def test_existing_files_are_mapped_as_they_are_and_private_stores_stay_private(tmp_path: Path) -> None:
+    FileAllocator(tmp_path).allocate("x", (4,), "int64")[:] = (1, 2, 3, 4)
+    shared = FileAllocator(tmp_path, existing=True).allocate("x", (4,), "int64")
+    private = FileAllocator(tmp_path, private=True).allocate("x", (4,), "int64")
+    assert shared.tolist() == private.tolist() == [1, 2, 3, 4]
+    private[0] = 9
+    shared[1] = 8
+    assert np.fromfile(tmp_path / "x", np.int64).tolist() == [1, 8, 3, 4]
+
+
+def test_files_of_another_size_or_none_are_refused(tmp_path: Path) -> None:
+    FileAllocator(tmp_path).allocate("x", (4,), "int64")
+    files = FileAllocator(tmp_path, existing=True)
+    with pytest.raises(ConfigError, match="x has 32 bytes, its table's definition needs 40: the folder is damaged"):
+        files.allocate("x", (5,), "int64")
+    with pytest.raises(ConfigError, match=r"cannot be opened with 8 bytes: .*No such file"):
+        files.allocate("y", (1,), "int64")
+    files.close()
+    files.close()
+
+
+def test_arrays_outlive_the_allocator_and_sync_reaches_every_file(tmp_path: Path) -> None:
+    files = FileAllocator(tmp_path)
+    arrays = [files.allocate(name, (2,), "int64") for name in ("x", "y")]
+    with mock.patch.object(os, "fdatasync") as synced:
+        files.sync()
+    assert synced.call_count == 2
+    files.close()
+    arrays[1][:] = 5
+    assert np.fromfile(tmp_path / "y", np.int64).tolist() == [5, 5]

@@ -40,7 +40,7 @@ class NaiveTree:
         return at
 
 
-def agree(tree: SumTree, naive: NaiveTree) -> None:
+def assert_agree(tree: SumTree, naive: NaiveTree) -> None:
     """Exactly the same leaves, total and found cells."""
     assert tree.values(np.arange(tree.cells)).tolist() == naive.leaves
     assert tree.total == naive.levels()[-1][0]
@@ -72,7 +72,7 @@ def test_any_changes_give_what_the_naive_twin_has(cells: int, data: st.DataObjec
         else:
             naive.leaves = data.draw(st.lists(VALUE, min_size=cells, max_size=cells))
             tree.rebuild(np.array(naive.leaves))
-        agree(tree, naive)
+        assert_agree(tree, naive)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60).filter(any))

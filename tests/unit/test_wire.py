@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from core import wire
 from core.errors import CodecError, SchemaError, TooLargeError, WireError
+from core.framing import ALIGNMENT_BYTES
 from core.specs import ArraySpec, ColumnSpec, Signature
 from core.types import Array, Episode, UnrollHeader
 from replay_server.reports import MERGED_SLOT, Reports
@@ -74,9 +75,9 @@ def test_decoding_gives_aligned_read_only_views() -> None:
         assert not column.flags.writeable
         assert column.flags.c_contiguous
         offsets.append(column.ctypes.data - whole.ctypes.data)
-    assert [offset % wire.ALIGNMENT_BYTES for offset in offsets] == [0, 0, 0, 0]
+    assert [offset % ALIGNMENT_BYTES for offset in offsets] == [0, 0, 0, 0]
     assert offsets == sorted(set(offsets))
-    assert len(payload) % wire.ALIGNMENT_BYTES == 0
+    assert len(payload) % ALIGNMENT_BYTES == 0
 
 
 @pytest.mark.parametrize("dtype", [">f4", "S3", "M8[s]", "complex64", "O"])
