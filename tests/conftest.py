@@ -24,6 +24,10 @@ hypothesis.settings.load_profile("shoal")
 _SEED: pytest.StashKey[int] = pytest.StashKey()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=25, help="how often tests/e2e/test_kills.py kills the replay server")
+
+
 class Threads:
     """Starts threads for a test; what one of them raises is raised in the test. `join` never waits without end."""
 

@@ -134,8 +134,11 @@ def test_a_port_in_use_is_named(train: Train, tmp_path: Path) -> None:
     assert "in use" in said
 
 
-def test_a_dead_replay_server_ends_the_run_with_the_last_params_saved(train: Train, tmp_path: Path) -> None:
-    run = train("--algorithm", "dqn", "--env-steps", "10000000", "--set", "dqn.hidden=[16]")
+@pytest.mark.parametrize("unmended", [("faults.restarts=0",), ("replay_data_dir=memory",)])
+def test_a_replay_server_that_cannot_come_back_ends_the_run_with_the_last_params_saved(
+    unmended: tuple[str, ...], train: Train, tmp_path: Path
+) -> None:
+    run = train("--algorithm", "dqn", "--env-steps", "10000000", "--set", "dqn.hidden=[16]", *unmended)
     wait_until(lambda: env_steps(tmp_path) > 3000, run, "some steps")
     os.kill(next(pid for pid, what in pids(tmp_path).items() if what == "replay"), signal.SIGKILL)
     code, said = finish(run)
