@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-learning coverage bench bench-replay clean
+.PHONY: help setup demo test lint format protos protos-check test-learning soak fuzz coverage bench bench-replay clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,14 @@ protos-check: setup  ## fail where the generated messages are not those of proto
 
 test-learning: setup  ## the learning tests alone: a minute or two
 	$(PYTEST) -m learning
+
+soak: setup  ## kill the replay server 500 times under load (20 minutes)
+	$(PYTEST) -m "" --timeout 0 --kills 500 tests/e2e/test_kills.py
+
+FUZZ_S ?= 300
+fuzz: setup  ## throw bytes at the replay server for FUZZ_S seconds (atheris)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(BIN)/python -m tests.fuzz -max_total_time=$(FUZZ_S)
 
 coverage: setup  ## the tests again, with branch coverage
 	$(PYTEST) --cov --cov-report=term:skip-covered

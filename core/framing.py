@@ -12,12 +12,14 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from core.errors import CodecError
+from core.errors import CodecError, TooLargeError
 
 Buffer: TypeAlias = "bytes | memoryview"
 M = TypeVar("M", bound=Message)
 
 ALIGNMENT_BYTES = 64
+MOST_HEAD_BYTES = 1 << 20
+"""Of a message without its payload: a parsed head takes many times its bytes."""
 _PADDING_FIELD, _PAYLOAD_FIELD = 14, 15
 _PADDING_TAG, _PAYLOAD_TAG = _PADDING_FIELD << 3 | 2, _PAYLOAD_FIELD << 3 | 2
 _ZEROS = bytes(ALIGNMENT_BYTES)
@@ -44,8 +46,13 @@ def frame(head: Message, payload: Sequence[Buffer]) -> bytes:
 
 
 def unframe(kind: type[M], data: bytes) -> Framed[M]:
-    """The inverse. Raises CodecError; allocates nothing for the payload."""
+    """The inverse. Raises CodecError or TooLargeError; allocates nothing for the payload."""
     head_end, start = _find_payload(data)
+    if head_end > MOST_HEAD_BYTES:
+        raise TooLargeError(
+            f"a {kind.__name__} has {head_end:,} bytes besides its payload, the limit is {MOST_HEAD_BYTES:,}: "
+            "send fewer chunks in one message"
+        )
     try:
         message = kind.FromString(data if head_end == len(data) else data[:head_end])
     except DecodeError as error:

@@ -68,7 +68,7 @@ _METRICS = (
     Metric("table_staged_items", "gauge", "items", "Unrolls that wait for their round to be applied", ("table",)),
     Metric("table_lost_items", "counter", "items", "Items that a recovery or rollback did not bring back", ("table",)),
     Metric("manifest_age_s", "gauge", "s", "Age of a table's newest manifest: what a power cut loses", ("table",)),
-    Metric("in_flight_bytes", "gauge", "bytes", "Items that came and are not in their table yet", ("table",)),
+    Metric("in_flight_bytes", "gauge", "bytes", "Items on their way into tables, draws on their way out", ("what",)),
     Metric("waiters", "gauge", "calls", "Calls, and the learner, that wait, by what they wait for", ("table", "what")),
     Metric("longest_wait_s", "gauge", "s", "How long the first of them has waited", ("table", "what")),
     Metric("torn_reads", "counter", "draws", "Draws by reference that met an overwrite and were repeated", ("table",)),
@@ -78,7 +78,7 @@ _METRICS = (
     Metric("streams", "gauge", "streams", "Insert and Sample streams that are open"),
     # processes
     Metric("rss_bytes", "gauge", "bytes", "Resident memory of a process", ("process",)),
-    Metric("restarts", "counter", "restarts", "Processes that were started again, by what they are", ("process",)),
+    Metric("restarts", "counter", "restarts", "Actors that took the slot of one that was lost", ("process",)),
     Metric("metrics_not_finite", "counter", "values", "Values left out because they were not finite", ("metric",)),
 )
 

@@ -28,7 +28,7 @@ class Reconnect:
     """Tries again for `patience_s` after a connection broke, at growing intervals with jitter; only after `retried`."""
 
     def __init__(self, patience_s: float, clock: Clock, retried: tuple[type[errors.ShoalError], ...]) -> None:
-        self._patience_s, self._clock, self._retried = patience_s, clock, retried
+        self._patience_s, self._clock, self.retried = patience_s, clock, retried
         self.stood()
 
     def stood(self) -> None:
@@ -37,7 +37,7 @@ class Reconnect:
 
     def pause_s(self, error: errors.ShoalError) -> float | None:
         """Seconds until the next attempt; None: give up, with `error`."""
-        if not isinstance(error, self._retried) or self._clock.now_s() - self._since_s > self._patience_s:
+        if not isinstance(error, self.retried) or self._clock.now_s() - self._since_s > self._patience_s:
             return None
         pause_s, self._pause_s = self._pause_s, min(LONGEST_PAUSE_S, 2 * self._pause_s)
         return pause_s * random.uniform(0.5, 1.0)

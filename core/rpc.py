@@ -69,9 +69,11 @@ def open_channel(address: str, max_message_bytes: int = 64 << 20, keepalive_s: f
     return grpc.insecure_channel(address, options(max_message_bytes, keepalive_s))
 
 
-def new_server(max_message_bytes: int = 64 << 20, keepalive_s: float = 10.0) -> grpc.aio.Server:
-    """An aio server without a port; to be made inside its event loop."""
-    return grpc.aio.server(options=options(max_message_bytes, keepalive_s))
+def new_server(
+    max_message_bytes: int = 64 << 20, keepalive_s: float = 10.0, max_calls: int | None = None
+) -> grpc.aio.Server:
+    """An aio server without a port; to be made inside its event loop. More than `max_calls` at once are refused."""
+    return grpc.aio.server(options=options(max_message_bytes, keepalive_s), maximum_concurrent_rpcs=max_calls)
 
 
 def bind(server: grpc.aio.Server, address: str) -> str:

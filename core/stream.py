@@ -19,24 +19,17 @@ import grpc
 from core import errors, rpc, wire
 from core.clock import Clock, SystemClock
 from core.compression import Compressor
-from core.framing import ALIGNMENT_BYTES, Buffer, frame
+from core.framing import MOST_HEAD_BYTES, frame
+from core.pieces import Piece, cut
 from core.reconnect import Reconnect, ending_of
 from core.types import Columns, UnrollHeader
 from protos import experience_pb2 as pb
 
 _RETRIED = (errors.UnavailableError, errors.DeadlineError, errors.TableClosedError)
 _REMEMBERED_ACKS = 1 << 16
+_MERGED_HEAD_BYTES = MOST_HEAD_BYTES // 8
+"""Heads of chunks that share a message; a single one may be larger."""
 CLOSE_TIMEOUT_S = 5.0
-FRAMED_BYTES = 1 << 15
-"""Pieces of this size and more have a message of their own."""
-
-
-class Piece(NamedTuple):
-    """One chunk and its bytes; a large one is framed already, so that its columns are copied only once."""
-
-    chunk: pb.Chunk
-    payload: Buffer
-    message: bytes | None = None
 
 
 class _Ending(NamedTuple):
@@ -95,7 +88,7 @@ class InsertStream:
             started_s = self._clock.now_s()
             self._wait(lambda: len(self._unacked) < self._window, timeout_s)
             self._seq += 1
-            pieces = _cut(self._seq, header, payload, self._max_chunk_bytes)
+            pieces = cut(self._seq, header, payload, self._max_chunk_bytes)
             self._unacked.append((self._seq, header.env_steps, pieces))
             if self._requests is not None:
                 for piece in pieces:
@@ -152,6 +145,16 @@ class InsertStream:
     # ------------------------------------------------------------------------------------------ the stream's thread
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # nobody may wait for ever because this thread is gone
+            failed = errors.ReplayError(f"the insert stream of {self._open.table!r} failed: {error!r}")
+            failed.__cause__ = error
+            with self._changed:
+                self._error = failed
+                self._changed.notify_all()
+
+    def _serve(self) -> None:
         reconnect = Reconnect(self._patience_s, self._clock, _RETRIED)
         while not self._closed:
             error = ending_of(self._serve_connection, self._client, "insert")
@@ -159,6 +162,7 @@ class InsertStream:
                 if self._requests is not None:
                     self._requests = None
                     reconnect.stood()
+                    reconnect.retried = (*_RETRIED, errors.TableNotFoundError)  # who lost it may make it again
                 pause_s = reconnect.pause_s(error)
                 if pause_s is None:
                     self._error = error
@@ -196,7 +200,8 @@ class InsertStream:
                 continue
             chunks, payload, size = [piece.chunk], [piece.payload], len(piece.payload)
             following: Piece | _Ending | None = None
-            while size < self._max_chunk_bytes and not requests.empty():
+            head_bytes = piece.chunk.ByteSize()
+            while size < self._max_chunk_bytes and head_bytes < _MERGED_HEAD_BYTES and not requests.empty():
                 following = requests.get()
                 if (
                     isinstance(following, _Ending)
@@ -207,6 +212,7 @@ class InsertStream:
                 chunks.append(following.chunk)
                 payload.append(following.payload)
                 size += len(following.payload)
+                head_bytes += following.chunk.ByteSize()
                 following = None
             yield frame(pb.InsertRequest(chunks=chunks), payload)
             piece = requests.get() if following is None else following
@@ -218,10 +224,10 @@ class InsertStream:
         with self._changed:
             self._acknowledge(opened.next_seq - 1)
             oldest = self._unacked[0][0] if self._unacked else self._seq + 1
-            lost_memory = self._epoch not in (None, opened.table_epoch)
+            keep = opened.staged or self._epoch not in (None, opened.table_epoch)
             self._epoch = opened.table_epoch
             if opened.next_seq != oldest:
-                self._begin_anew(opened.next_seq, keep=lost_memory)
+                self._begin_anew(opened.next_seq, keep=keep)
                 raise errors.UnavailableError(f"{self._client.peer} expects seq {opened.next_seq}, not {oldest}")
             for _, _, pieces in self._unacked:
                 for piece in pieces:
@@ -231,7 +237,8 @@ class InsertStream:
     def _begin_anew(self, next_seq: int, keep: bool) -> None:
         """A new incarnation, its seqs from 1. What is unacknowledged goes into it, unless it might be there already.
 
-        Only a table that has lost its memory (another epoch) is sure to hold nothing of it.
+        Only a table that has lost its memory (another epoch) is sure to hold nothing of it; one that stages unrolls
+        knows them by round and slot.
         """
         self.lost_rows += sum(env_steps for seq, env_steps in self._acked if seq >= next_seq)
         if not keep:
@@ -252,38 +259,3 @@ class InsertStream:
             done, env_steps, _ = self._unacked.popleft()
             self._acked.append((done, env_steps))
         self._changed.notify_all()
-
-
-def _cut(seq: int, header: UnrollHeader, payload: list[Buffer], size: int) -> list[Piece]:
-    """An item as pieces of at most `size` bytes (and a multiple of 64, for alignment)."""
-    total = sum(len(buffer) for buffer in payload)
-    size = max(ALIGNMENT_BYTES, size - size % ALIGNMENT_BYTES)
-    parts = max(1, -(-total // size))
-    pieces = []
-    for part, buffers in enumerate([payload] if parts == 1 else _split(payload, size)):
-        told = wire.header_to_proto(header) if part == 0 else None
-        length = min(size, total - part * size)
-        chunk = pb.Chunk(seq=seq, part=part, parts=parts, header=told, payload_bytes=length)
-        if length < FRAMED_BYTES:
-            pieces.append(Piece(chunk, b"".join(buffers)))
-        else:
-            message = frame(pb.InsertRequest(chunks=[chunk]), buffers)
-            pieces.append(Piece(chunk, memoryview(message)[-length:], message))
-    return pieces
-
-
-def _split(buffers: list[Buffer], size: int) -> Iterator[list[Buffer]]:
-    """The same bytes in groups of `size`, the last one smaller; no copy."""
-    group: list[Buffer] = []
-    room = size
-    for buffer in buffers:
-        rest = memoryview(buffer)
-        while rest:
-            group.append(rest[:room])
-            taken = len(group[-1])
-            rest, room = rest[taken:], room - taken
-            if room == 0:
-                yield group
-                group, room = [], size
-    if group:
-        yield group

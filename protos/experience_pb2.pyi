@@ -99,12 +99,14 @@ class InsertRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[InsertOpen, _Mapping]] = ..., chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ..., over: _Optional[bool] = ..., padding: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class InsertOpened(_message.Message):
-    __slots__ = ("next_seq", "table_epoch")
+    __slots__ = ("next_seq", "table_epoch", "staged")
     NEXT_SEQ_FIELD_NUMBER: _ClassVar[int]
     TABLE_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
     next_seq: int
     table_epoch: int
-    def __init__(self, next_seq: _Optional[int] = ..., table_epoch: _Optional[int] = ...) -> None: ...
+    staged: bool
+    def __init__(self, next_seq: _Optional[int] = ..., table_epoch: _Optional[int] = ..., staged: _Optional[bool] = ...) -> None: ...
 
 class InsertReply(_message.Message):
     __slots__ = ("opened", "ack")

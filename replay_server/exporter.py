@@ -42,9 +42,10 @@ def export(service: ExperienceService, metrics: Metrics) -> None:
         _table(hosted.name, figures, metrics)
         waits = ((waiter.what, hosted.waited_s(waiter)) for waiter in hosted.waiters())
         set_waits(metrics, hosted.name, waits)
-        metrics.set("in_flight_bytes", hosted.in_flight_bytes, table=hosted.name)
     metrics.set("replay_bytes", held_bytes)
     metrics.set("streams", service.streams)
+    metrics.set("in_flight_bytes", service.arriving.nbytes, what="arriving")
+    metrics.set("in_flight_bytes", service.leaving.nbytes, what="leaving")
     if service.max_bytes is not None:
         metrics.set("replay_limit_bytes", service.max_bytes)
     if _STATM.exists():

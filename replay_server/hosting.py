@@ -16,38 +16,42 @@ from core.clock import Clock
 from core.errors import ItemRejectedError, TableClosedError, UnavailableError
 from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Life
+from replay_server.in_flight import InFlight
 from replay_server.table import Size, Table
 
 logger = logging.getLogger(__name__)
-REMEMBERED_LIVES = 16
-"""Lives of a slot that are over and may try to come back."""
-IN_FLIGHT_BYTES = 512 << 20
-"""Bytes of items that have come and are not in the table yet, all streams together."""
+REMEMBERED_LIVES = 1 << 14
+"""Lives that are over and may try to come back; the oldest are forgotten."""
 T = TypeVar("T", bound=Table)
 
 
 @dataclass(eq=False)
 class Waiter:
-    """Somebody who waits: for people and metrics. `why` has the arithmetic."""
+    """Somebody who waits until it is `allowed`. The rest is for people and metrics; `why` has the arithmetic."""
 
     who: str
     what: str
     since_s: float
     why: Callable[[], str | None]
+    allowed: Callable[[], bool]
     woken: asyncio.Future[None]
 
 
 class Hosted(Generic[T]):
-    """A table with its waiters."""
+    """A table with its waiters. `arriving` and `leaving` bound the bytes of items on their way in and of draws."""
 
-    def __init__(self, name: str, table: T, clock: Clock) -> None:
+    def __init__(
+        self, name: str, table: T, clock: Clock, arriving: InFlight | None = None, leaving: InFlight | None = None
+    ) -> None:
         self.name, self.table, self._clock = name, table, clock
+        self.arriving, self.leaving = arriving or InFlight(self.changed), leaving or InFlight(self.changed)
         self.on_insert: Callable[[UnrollHeader], None] = lambda header: None
         self._waiting: dict[Waiter, None] = {}
-        self._line: deque[Waiter] = deque()  # inserts that wait, in the order of arrival
-        self._lives: dict[int, tuple[int, object]] = {}
-        self._ended: dict[int, deque[int]] = {}
-        self.in_flight_bytes = 0
+        self._line: deque[Waiter] = deque()  # inserts that wait, in the order of arrival; none of them is in `_waiting`
+        self._lives: dict[int, tuple[int, object]] = {}  # of slots that have a stream
+        self._ended: dict[Life, None] = {}  # the one that ended first is the first
+        self.listener: object = None
+        """The stream that is told the headers of what came: the newest that wants them."""
         self.manifest_s = clock.now_s()
         self.writing = asyncio.Lock()
         """Held while a manifest is written, and for a rollback."""
@@ -63,8 +67,13 @@ class Hosted(Generic[T]):
 
     def know_lives(self) -> None:
         """Take the lives that are over from a table that was recovered or rolled back."""
-        for slot, incarnation in self.table.ended_lives():
-            self._ended.setdefault(slot, deque(maxlen=REMEMBERED_LIVES)).append(incarnation)
+        for life in self.table.ended_lives():
+            self._remember_ended(life)
+
+    def _remember_ended(self, life: Life) -> None:
+        self._ended[life] = None
+        if len(self._ended) > REMEMBERED_LIVES:
+            del self._ended[next(iter(self._ended))]
 
     # ------------------------------------------------------------------------------------------ lives
 
@@ -73,14 +82,14 @@ class Hosted(Generic[T]):
 
         Returns a token that `insert` checks.
         """
-        self._check_open()
-        former, ended = self._lives.get(slot), self._ended.setdefault(slot, deque(maxlen=REMEMBERED_LIVES))
-        if incarnation in ended:
+        self.check_open()
+        former = self._lives.get(slot)
+        if (slot, incarnation) in self._ended:
             raise ItemRejectedError(f"incarnation {incarnation:x} of slot {slot} is over or was replaced: join anew")
         known = {former[0]} if former is not None else set(self.table.incarnations(slot))
         for over in known - {incarnation}:
             self.table.end_life(slot, over)
-            ended.append(over)
+            self._remember_ended((slot, over))
         logger.info("table %r: slot %d inserts (incarnation %x)", self.name, slot, incarnation)
         token = object()
         self._lives[slot] = (incarnation, token)
@@ -91,9 +100,15 @@ class Hosted(Generic[T]):
         """The client said that this life is over: nothing is kept for its sake."""
         if not self._taken_over(token, life[0]):
             del self._lives[life[0]]
-            self._ended[life[0]].append(life[1])
+            self._remember_ended(life)
             self.table.end_life(*life)
             self.changed()
+
+    def close_stream(self, token: object, life: Life) -> None:
+        """The stream is gone, its life may come back: the table knows it, or there is nothing to know."""
+        staged = self.table.next_seq_sent(*life) - self.table.next_seq(*life)
+        if not staged and not self._taken_over(token, life[0]):
+            del self._lives[life[0]]
 
     def _taken_over(self, token: object, slot: int) -> bool:
         return self._lives.get(slot, (0, None))[1] is not token
@@ -114,7 +129,7 @@ class Hosted(Generic[T]):
         self._check_seq(token, life, seq)
         if not self.may_insert_at_once(life, seq, header, size):
             await self._in_line(token, life, header, size)
-        if self._closed is None and self.table.insert(incarnation, seq, header, columns, size):
+        if self.table.insert(incarnation, seq, header, columns, size):
             self.on_insert(header)
             self.changed()
 
@@ -127,25 +142,24 @@ class Hosted(Generic[T]):
             self.on_insert(header)
         self.changed()
 
-    async def reserve(self, nbytes: int, who: str) -> None:
-        """Wait until so many bytes more may be held for items that are not in the table yet. One item always may."""
-        if self.in_flight_bytes > 0 and self.in_flight_bytes + nbytes > IN_FLIGHT_BYTES:
-            await self.until(
-                lambda: self.in_flight_bytes == 0 or self.in_flight_bytes + nbytes <= IN_FLIGHT_BYTES,
-                who,
-                "memory for its item",
-                why=lambda: f"{self.in_flight_bytes} of {IN_FLIGHT_BYTES} bytes hold items that wait for room",
-            )
-        self.in_flight_bytes += nbytes
+    async def hold(self, in_flight: InFlight, nbytes: int, who: str) -> None:
+        """Wait until so many bytes more may be held; `in_flight.release` frees them."""
+        if not in_flight.may_hold(nbytes):
 
-    def release(self, nbytes: int) -> None:
-        """Those bytes are free again."""
-        self.in_flight_bytes -= nbytes
-        if nbytes and self.in_flight_bytes + nbytes > IN_FLIGHT_BYTES // 2:
-            self.changed()
+            def turn() -> bool:
+                return in_flight.may_hold(nbytes, waiter)
+
+            waiter = self._waiter(who, "memory for its item", in_flight.why, turn)
+            in_flight.line.append(waiter)
+            try:
+                await self._wait_among(waiter, None)
+            finally:
+                in_flight.line.remove(waiter)
+                in_flight.on_release()
+        in_flight.hold(nbytes)
 
     def _check_seq(self, token: object, life: Life, seq: int) -> None:
-        self._check_open()
+        self.check_open()
         if self._taken_over(token, life[0]):
             raise ItemRejectedError(f"another stream took over slot {life[0]} of table {self.name!r}")
         expected = self.table.next_seq_sent(*life)
@@ -154,19 +168,22 @@ class Hosted(Generic[T]):
 
     async def _in_line(self, token: object, life: Life, header: UnrollHeader, size: Size) -> None:
         table, line, steps = self.table, self._line, header.env_steps
-        waiter = self._waiter(f"actor {life[0]}", "room to insert", lambda: table.why_insert_waits(*life, *size, steps))
 
         def turn() -> bool:
             first = line[0] is waiter and table.may_insert(*life, *size, steps)
             return first or self._taken_over(token, life[0])
 
+        def why() -> str | None:
+            return table.why_insert_waits(*life, *size, steps)
+
+        waiter = self._waiter(f"actor {life[0]}", "room to insert", why, turn)
         line.append(waiter)
         try:
-            await self._wait(waiter, turn, None)
+            await self._wait(waiter, None)
         finally:
             line.remove(waiter)
             if line:
-                _wake(line[0])
+                _wake_if_allowed(line[0])
         if self._taken_over(token, life[0]):
             raise ItemRejectedError(f"another stream took over slot {life[0]} of table {self.name!r}")
 
@@ -183,51 +200,59 @@ class Hosted(Generic[T]):
     ) -> bool:
         """Wait until `allowed()`; False after `timeout_s`. Raises TableClosedError when the table is closed.
 
-        Who waits again after a timeout says `since_s` when it began.
+        `allowed` is asked after every change, so it must be cheap. Who waits again after a timeout says `since_s` when
+        it began.
         """
-        self._check_open()
+        self.check_open()
         if allowed():
             return True
-        return await self._wait(self._waiter(who, what, why, since_s), allowed, timeout_s)
+        return await self._wait_among(self._waiter(who, what, why, allowed, since_s), timeout_s)
 
-    def _waiter(self, who: str, what: str, why: Callable[[], str | None], since_s: float | None = None) -> Waiter:
-        since_s = self._clock.now_s() if since_s is None else since_s
-        return Waiter(who, what, since_s, why, asyncio.get_running_loop().create_future())
-
-    async def _wait(self, waiter: Waiter, allowed: Callable[[], bool], timeout_s: float | None) -> bool:
-        end_s = None if timeout_s is None else self._clock.now_s() + timeout_s
+    async def _wait_among(self, waiter: Waiter, timeout_s: float | None) -> bool:
         self._waiting[waiter] = None
         try:
-            while True:
-                self._check_open(f" while {waiter.who} waited for {waiter.what}")
-                if allowed():
-                    return True
-                left_s = None if end_s is None else end_s - self._clock.now_s()
-                if left_s is not None and left_s <= 0:
-                    return False
-                await asyncio.wait((waiter.woken,), timeout=left_s)
-                if waiter.woken.done():
-                    waiter.woken = asyncio.get_running_loop().create_future()
+            return await self._wait(waiter, timeout_s)
         finally:
             del self._waiting[waiter]
 
+    def _waiter(
+        self,
+        who: str,
+        what: str,
+        why: Callable[[], str | None],
+        allowed: Callable[[], bool],
+        since_s: float | None = None,
+    ) -> Waiter:
+        since_s = self._clock.now_s() if since_s is None else since_s
+        return Waiter(who, what, since_s, why, allowed, asyncio.get_running_loop().create_future())
+
+    async def _wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
+        end_s = None if timeout_s is None else self._clock.now_s() + timeout_s
+        while True:
+            self.check_open(f" while {waiter.who} waited for {waiter.what}")
+            if waiter.allowed():
+                return True
+            left_s = None if end_s is None else end_s - self._clock.now_s()
+            if left_s is not None and left_s <= 0:
+                return False
+            await asyncio.wait((waiter.woken,), timeout=left_s)
+            if waiter.woken.done():
+                waiter.woken = asyncio.get_running_loop().create_future()
+
     def changed(self) -> None:
-        """Let those look again who may go on: everybody, but of the inserts in line only the first."""
-        if self._waiting:
-            behind = set(self._line)
-            if self._line:
-                behind.discard(self._line[0])
-            for waiter in self._waiting:
-                if waiter not in behind:
-                    _wake(waiter)
+        """Wake those who may go on now; of the inserts in line that can only be the first."""
+        if self._line:
+            _wake_if_allowed(self._line[0])
+        for waiter in self._waiting:
+            _wake_if_allowed(waiter)
 
     def _wake_all(self) -> None:
-        for waiter in self._waiting:
+        for waiter in (*self._waiting, *self._line):
             _wake(waiter)
 
     def waiters(self) -> list[Waiter]:
         """Who waits now."""
-        return [waiter for waiter in self._waiting if waiter.what]
+        return [waiter for waiter in (*self._waiting, *self._line) if waiter.what]
 
     def waited_s(self, waiter: Waiter) -> float:
         """For how long."""
@@ -245,9 +270,15 @@ class Hosted(Generic[T]):
         self._closed = TableClosedError(f"table {self.name!r} was closed")
         self._wake_all()
 
-    def _check_open(self, when: str = "") -> None:
+    def check_open(self, when: str = "") -> None:
+        """Raises what `close` or `break_streams` ended the streams with."""
         if self._closed is not None:
             raise type(self._closed)(f"{self._closed}{when}")
+
+
+def _wake_if_allowed(waiter: Waiter) -> None:
+    if waiter.allowed():
+        _wake(waiter)
 
 
 def _wake(waiter: Waiter) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core import wire
-from core.errors import CodecError, SchemaError, TooLargeError
+from core.errors import CodecError, DeadlineError, SchemaError, TooLargeError
 from core.framing import Buffer, Framed, unframe
 from core.specs import Signature
 from core.types import Columns, UnrollHeader
@@ -17,6 +17,10 @@ from protos import experience_pb2 as pb
 from replay_server.hosting import Hosted
 from replay_server.table import Size, Table
 
+PART_TIMEOUT_S = 30.0
+"""How long the next part of an item may take: what came of it is held meanwhile."""
+MOST_ROUND = 1 << 53
+MOST_SLOT = (1 << 31) - 1
 _SLACK_BYTES = 1 << 16
 EXECUTOR_BYTES = 1 << 16
 """Compressed columns of more than this are unpacked, and packed, beside the loop."""
@@ -39,15 +43,16 @@ class InsertStream:
         self._hosted, self._table, self._staged = hosted, hosted.table, staged
         self._slot, self._incarnation = opened.slot, opened.incarnation
         self._reader = _ItemReader(hosted.table.signature, opened.slot)
+        self._who = f"actor {opened.slot}"
         self._held_bytes, self._over = 0, False
 
     async def serve(self, requests: AsyncIterator[bytes], epoch: int) -> AsyncGenerator[pb.InsertReply, None]:
         """The replies."""
         hosted, life = self._hosted, (self._slot, self._incarnation)
         token = hosted.open_life(*life)
-        opened = pb.InsertOpened(next_seq=self._table.next_seq(*life), table_epoch=epoch)
-        yield pb.InsertReply(opened=opened)
+        next_seq = self._table.next_seq(*life)
         try:
+            yield pb.InsertReply(opened=pb.InsertOpened(next_seq=next_seq, table_epoch=epoch, staged=self._staged))
             serve = self._serve_staged if self._staged else self._serve_direct
             async for ack in serve(requests, token):
                 yield pb.InsertReply(ack=ack)
@@ -55,10 +60,11 @@ class InsertStream:
                 hosted.end_life(token, life)
         finally:
             self._release()
+            hosted.close_stream(token, life)
 
     async def _serve_direct(self, requests: AsyncIterator[bytes], token: object) -> AsyncIterator[int]:
         hosted, incarnation, life = self._hosted, self._incarnation, (self._slot, self._incarnation)
-        async for data in requests:
+        async for data in self._messages(requests):
             last = 0
             async for item in self._items(data):
                 if last and not hosted.may_insert_at_once(life, item.seq, item.header, item.size):
@@ -91,9 +97,23 @@ class InsertStream:
             reading.cancel()
 
     async def _stage_all(self, requests: AsyncIterator[bytes], token: object) -> None:
-        async for data in requests:
+        async for data in self._messages(requests):
             async for item in self._items(data):
                 self._hosted.stage(token, self._incarnation, item.seq, item.header, item.columns, item.size)
+
+    async def _messages(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """What the client sends, read when there is memory for it. DeadlineError where the rest of an item is late."""
+        arriving = self._hosted.arriving
+        while True:
+            if arriving.full:
+                await self._hosted.until(lambda: not arriving.full, self._who, "memory for its item", why=arriving.why)
+            try:
+                timeout_s = PART_TIMEOUT_S if self._reader.unfinished else None
+                yield await asyncio.wait_for(anext(requests), timeout_s) if timeout_s else await anext(requests)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise DeadlineError(f"the next part of an item did not come within {PART_TIMEOUT_S:g} s") from error
 
     async def _items(self, data: bytes) -> AsyncIterator[Item]:
         """The items that this message completes; their bytes count against the table's bound until they are in."""
@@ -101,32 +121,38 @@ class InsertStream:
         if request.message.over:
             self._over = True
             return
-        await self._reserve(self._reader.announced_bytes(request))
+        await self._hold(self._reader.announced_bytes(request))
         for chunk, raw in self._reader.chunks(request):
             whole = self._reader.add(chunk, raw)
             if whole is not None:
                 header = wire.read_header(whole.payload)
                 size = self._reader.size(header)
-                if header.compressed_bytes > EXECUTOR_BYTES:
-                    loop = asyncio.get_running_loop()
-                    columns: Columns = await loop.run_in_executor(None, wire.decode, whole.payload, header)
-                else:
-                    columns = wire.decode(whole.payload, header)
+                _check_told(whole.head.header, size)
+                columns = await self._decode(whole.payload, header)
                 told = wire.header_from_proto(whole.head.header)
                 _check_env_steps(told, columns)
                 yield Item(whole.head.seq, told, columns, size)
         if not self._reader.unfinished:
             self._release()
 
-    async def _reserve(self, nbytes: int) -> None:
-        more = nbytes - self._held_bytes
-        if more > 0:
-            await self._hosted.reserve(more, f"actor {self._slot}")
-            self._held_bytes += more
+    async def _decode(self, payload: Buffer, header: wire.Header) -> Columns:
+        """Beside the loop where much is compressed, and counted with its true size."""
+        if header.compressed_bytes:
+            await self._hold(self._held_bytes + header.compressed_bytes)
+        if header.compressed_bytes <= EXECUTOR_BYTES:
+            return wire.decode(payload, header)
+        return await asyncio.get_running_loop().run_in_executor(None, wire.decode, payload, header)
+
+    async def _hold(self, nbytes: int) -> None:
+        """So many bytes from now on. What is held is let go first: who waits and holds would block those who wait."""
+        if nbytes > self._held_bytes:
+            self._release()
+            await self._hosted.hold(self._hosted.arriving, nbytes, self._who)
+            self._held_bytes = nbytes
 
     def _release(self) -> None:
-        self._hosted.release(self._held_bytes)
-        self._held_bytes = 0
+        held, self._held_bytes = self._held_bytes, 0
+        self._hosted.arriving.release(held)
 
 
 def _has_ended(reading: asyncio.Future[None], table: Table, life: tuple[int, int]) -> bool:
@@ -135,6 +161,15 @@ def _has_ended(reading: asyncio.Future[None], table: Table, life: tuple[int, int
         return False
     failed = reading.cancelled() or reading.exception() is not None
     return failed or table.next_seq(*life) == table.next_seq_sent(*life)
+
+
+def _check_told(header: pb.UnrollHeader, size: Size) -> None:
+    """Numbers that are kept must be such as an unroll of that size can have. SchemaError."""
+    if not 0 <= header.round <= MOST_ROUND:
+        raise SchemaError(f"the header says round {header.round}; rounds are from 0 to {MOST_ROUND}")
+    most = size[0] * size[1]
+    if len(header.episodes) > most:
+        raise SchemaError(f"the header has {len(header.episodes)} episodes, its {most} rows end {most} at most")
 
 
 def _check_env_steps(header: UnrollHeader, columns: Columns) -> None:
@@ -158,7 +193,7 @@ class _ItemReader:
         self._signature, self._slot = signature, slot
         self._limit_bytes = signature.nbytes(signature.max_rows, signature.max_envs) + _SLACK_BYTES
         self._sizes: dict[int, tuple[wire.Header, Size]] = {}
-        self._parts: list[memoryview] = []
+        self._parts, self._joined = 0, bytearray()  # copied: a view would keep its whole message
         self._size_bytes = 0
         self._head: pb.Chunk | None = None
 
@@ -187,10 +222,10 @@ class _ItemReader:
     def add(self, chunk: pb.Chunk, raw: memoryview) -> _Whole | None:
         """The item when its last part is here. Raises CodecError or TooLargeError."""
         if self._head is None or chunk.part == 0:
-            self._head, self._parts, self._size_bytes = chunk, [], 0
-        if chunk.part != len(self._parts) or chunk.seq != self._head.seq or chunk.parts != self._head.parts:
+            self._head, self._parts, self._joined, self._size_bytes = chunk, 0, bytearray(), 0
+        if chunk.part != self._parts or chunk.seq != self._head.seq or chunk.parts != self._head.parts:
             raise CodecError(
-                f"part {chunk.part} of {chunk.parts} of seq {chunk.seq} came where part {len(self._parts)} of "
+                f"part {chunk.part} of {chunk.parts} of seq {chunk.seq} came where part {self._parts} of "
                 f"{self._head.parts} of seq {self._head.seq} was expected"
             )
         if not raw and chunk.parts > 1:
@@ -200,14 +235,16 @@ class _ItemReader:
             raise TooLargeError(
                 f"seq {chunk.seq} has {self._size_bytes} bytes so far; this table's largest item {self._limit_bytes}"
             )
-        self._parts.append(raw)
-        if len(self._parts) < chunk.parts:
+        self._parts += 1
+        if chunk.parts > 1:
+            self._joined += raw
+        if self._parts < chunk.parts:
             return None
-        head, parts = self._head, self._parts
-        self._head, self._parts = None, []
+        head, payload = self._head, memoryview(self._joined).toreadonly() if chunk.parts > 1 else raw
+        self._head, self._joined = None, bytearray()
         if head.header.slot != self._slot:
             raise CodecError(f"an item of slot {head.header.slot} came on the stream of slot {self._slot}")
-        return _Whole(head, parts[0] if len(parts) == 1 else b"".join(parts))
+        return _Whole(head, payload)
 
     def size(self, header: wire.Header) -> Size:
         """(rows, environments) of an item that fits the signature; a header that was checked before is known."""
@@ -225,4 +262,6 @@ def read_open(data: bytes) -> Any:
     message = unframe(pb.InsertRequest, data).message
     if not message.HasField("open"):
         raise CodecError("an Insert stream begins with `open`")
+    if message.open.slot > MOST_SLOT:
+        raise CodecError(f"slot {message.open.slot} is over the limit of {MOST_SLOT}")
     return message.open

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from core import rpc
+from core.errors import ReplayError
 from core.http import MetricsServer
 from core.metrics import Metrics
 from protos import experience_pb2 as pb
 from replay_server.data_dir import DataDir
 from replay_server.exporter import export
-from replay_server.service import ExperienceService
+from replay_server.service import MOST_STREAMS, ExperienceService
 
+RECEIVE_BYTES = 8 << 20
+"""Of one message; chunks and priorities are far smaller."""
+MOST_CALLS = MOST_STREAMS + 1000
 STOP_GRACE_S = 0.5
 EXPORT_EVERY_S = 1.0
 MARK_EVERY_S = 0.01
@@ -23,26 +28,41 @@ MARK_EVERY_S = 0.01
 logger = logging.getLogger(__name__)
 
 
-async def _export(service: ExperienceService, metrics: Metrics) -> None:
-    while True:
+class _Repeating:
+    """Does `work` every `every_s`. What the operating system refuses (no disk, no files) is said, and tried again."""
+
+    def __init__(self, what: str, work: Callable[[], Awaitable[None]], every_s: float) -> None:
+        self._what, self._work, self._every_s = what, work, every_s
+        self._failure = ""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._work()
+                self._failure = ""
+            except (OSError, ReplayError) as error:
+                if str(error) != self._failure:
+                    logger.error("%s: %s; it is tried again every %g s", self._what, error, self._every_s)
+                self._failure = str(error)
+            await asyncio.sleep(self._every_s)
+
+
+def _repeating(service: ExperienceService, metrics: Metrics, manifest_every_s: float | None) -> Iterator[_Repeating]:
+    async def export_all() -> None:
         export(service, metrics)
-        await asyncio.sleep(EXPORT_EVERY_S)
 
-
-async def _keep_manifests(service: ExperienceService, every_s: float) -> None:
-    """A manifest of every table every `every_s`."""
-    while True:
-        await asyncio.sleep(every_s)
+    async def write_manifests() -> None:
         for hosted in service.replay_tables():
             await service.write_manifest(hosted, None)
 
-
-async def _keep_marks(service: ExperienceService) -> None:
-    """Ahead of what the rings write."""
-    while True:
-        await asyncio.sleep(MARK_EVERY_S)
+    async def move_marks() -> None:
         for hosted in service.replay_tables():
             await service.move_mark(hosted)
+
+    yield _Repeating("the metrics are not taken", export_all, EXPORT_EVERY_S)
+    if manifest_every_s is not None:
+        yield _Repeating("there is no newer manifest", write_manifests, manifest_every_s)
+        yield _Repeating("inserts will wait for the disk", move_marks, MARK_EVERY_S)
 
 
 def run(
@@ -59,6 +79,8 @@ def run(
     Tables live in `data_dir`, or in memory that ends with this process; together they have at most `max_bytes`. Where
     the directory is durable, a manifest is written every `manifest_every_s`: what a power cut loses is newer.
     """
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a connection each
     addresses = [listen, *(f"unix:{path}" for path in sockets)]
     service = ExperienceService(data_dir=data_dir, max_bytes=max_bytes)
     with contextlib.ExitStack() as stack:
@@ -78,15 +100,12 @@ async def _serve(
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    server = rpc.new_server()
+    server = rpc.new_server(RECEIVE_BYTES, max_calls=MOST_CALLS)
     rpc.add_service(server, pb.DESCRIPTOR.services_by_name["Experience"], service)
     service.addresses = [rpc.bind(server, address) for address in addresses]
     await server.start()
     print(f"replay server listens on {', '.join(service.addresses)}", flush=True)
-    tasks = [asyncio.create_task(_export(service, metrics))]
-    if manifest_every_s is not None:
-        tasks.append(asyncio.create_task(_keep_manifests(service, manifest_every_s)))
-        tasks.append(asyncio.create_task(_keep_marks(service)))
+    tasks = [asyncio.create_task(work.run()) for work in _repeating(service, metrics, manifest_every_s)]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

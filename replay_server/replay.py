@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from core.errors import ReplayError, SchemaError
 from core.types import Array, Columns, UnrollHeader
 from replay_server.data_dir import DataDir, read_definition, write_definition
+from replay_server.dedupe import Life
 from replay_server.definition import ReplayDefinition
 from replay_server.draws_left import DrawsLeft
 from replay_server.reports import Reports, TableStats
@@ -53,6 +54,7 @@ class ReplayTable(Table):
         self._sampler = self._make_sampler()
         self._draws_left = DrawsLeft(self.ring)
         self._reports, self._staging = Reports(), Staging(self._put, self._note)
+        self._over: set[Life] = set()  # lives that ended while unrolls of theirs were staged
         self._unknown_keys = self._lost_items = 0
         self._take_over()
 
@@ -172,6 +174,14 @@ class ReplayTable(Table):
         """A life has ended: its block takes no more rows, its counter is forgotten."""
         super().end_life(slot, incarnation)
         self.ring.end_life(slot, incarnation)
+        if self._staging.sent((slot, incarnation)):
+            self._over.add((slot, incarnation))
+
+    def _end_those_over(self) -> None:
+        """Again, now that the last of their unrolls is in or was replaced."""
+        for life in [life for life in self._over if not self._staging.sent(life)]:
+            self._over.discard(life)
+            self.end_life(*life)
 
     def ended_lives(self) -> list[tuple[int, int]]:
         """Lives that were over when the table was recovered."""
@@ -190,6 +200,7 @@ class ReplayTable(Table):
             return False
         check_priorities(columns)
         fresh = self._staging.add(incarnation, seq, header, columns, size)
+        self._end_those_over()
         if fresh:
             self._reports.add(header)
         else:
@@ -213,6 +224,13 @@ class ReplayTable(Table):
     def apply(self, round_: int, slots: Sequence[int]) -> None:
         """Insert a round's unrolls in the order of slots; those of other slots and of earlier rounds are dropped."""
         self._staging.apply(round_, slots)
+        self._end_those_over()
+
+    def tell_staged_again(self) -> None:
+        """Somebody new wants to know what came: begin with all that is staged."""
+        self._reports = Reports()
+        for header in self._staging.headers():
+            self._reports.add(header)
 
     # ------------------------------------------------------------------------------------------ samples
 
@@ -282,6 +300,7 @@ class ReplayTable(Table):
     def rollback(self, round_: int) -> int:
         """Everything is as it was at that round's manifest; returns how many of its items are lost."""
         lost = self.folder.rollback(round_)
+        self._reports = Reports()
         self._take_over()
         self._lost_items += lost
         return lost

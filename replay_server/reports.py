@@ -38,7 +38,7 @@ class TableStats:
 
 
 class Reports:
-    """Headers of unrolls since the last `drain`, at most `limit`: beyond it the oldest are merged into one.
+    """Headers of unrolls since the last `drain`: above `limit` headers and episodes the oldest are merged into one.
 
     Merging adds env_steps and times up, so a learner that reads late still counts every env_step.
     """
@@ -47,12 +47,15 @@ class Reports:
         self.limit = limit
         self._headers: deque[UnrollHeader] = deque()
         self._merged: UnrollHeader | None = None
+        self._weight = 0  # of `_headers`: themselves and their episodes
 
     def add(self, header: UnrollHeader) -> None:
         """Note the header of an unroll that was applied."""
         self._headers.append(header)
-        if len(self._headers) > self.limit:
+        self._weight += 1 + len(header.episodes)
+        while self._weight > self.limit and len(self._headers) > 1:
             oldest = self._headers.popleft()
+            self._weight -= 1 + len(oldest.episodes)
             self._merged = oldest if self._merged is None else _merge(self._merged, oldest)
 
     @property
@@ -65,7 +68,7 @@ class Reports:
         headers = [] if self._merged is None else [self._merged]
         headers.extend(self._headers)
         self._headers.clear()
-        self._merged = None
+        self._merged, self._weight = None, 0
         return headers
 
 

@@ -18,10 +18,15 @@ from protos import experience_pb2 as pb
 from replay_server.hosting import Hosted
 from replay_server.insert_stream import EXECUTOR_BYTES
 from replay_server.replay import Drawn, ReplayTable
+from replay_server.settings import window_bytes
 
+DRAW_STREAM = 1 << 33
+"""The second word of the draws' Philox keys, where others have their slots (core/types.py) or a number of their own."""
 FIRST_NEWS_S, NEWS_EVERY_S = 0.05, 0.5
-READ_AHEAD = 64
-"""Requests that are read before they can be answered; a client that sends more waits."""
+READ_AHEAD, READ_AHEAD_BYTES = 64, 8 << 20
+"""What is read before it can be answered; a client that sends more waits."""
+MOST_PRIORITIES = 1 << 20
+"""Of one request."""
 
 
 class SampleStream:
@@ -31,7 +36,7 @@ class SampleStream:
         self._hosted, self._table, self._opened, self._clock = hosted, hosted.table, opened, clock
         self._by_reference = opened.by_reference and bool(hosted.table.directory)
         self._compressor = Compressor() if opened.compress else None
-        self._unknown_keys = 0
+        self._unknown_keys, self._item_bytes = 0, window_bytes(hosted.table.definition)
         self._who = "the learner" if opened.headers else "a client"
 
     async def serve(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -41,8 +46,11 @@ class SampleStream:
         if self._by_reference:
             told.directory = table.directory
         yield pb.SampleReply(opened=told).SerializeToString()
-        if self._opened.headers and table.definition.staged:
-            requests = self._between_news(requests)
+        if self._opened.headers:
+            self._hosted.listener = self
+            if table.definition.staged:
+                table.tell_staged_again()  # what an earlier stream was told may never have arrived
+                requests = self._between_news(requests)
         async for data in requests:
             if not data:
                 yield await self._reply(pb.SampleReply(), None)
@@ -56,20 +64,20 @@ class SampleStream:
 
     async def _between_news(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The requests, and an empty one whenever unrolls were staged: the learner waits for those, not for a draw."""
-        hosted, table, ready = self._hosted, self._table, deque[bytes]()
+        hosted, ready = self._hosted, deque[bytes]()
 
         async def read() -> None:
             async for data in requests:
                 ready.append(data)
                 hosted.changed()
-                await hosted.until(lambda: len(ready) < READ_AHEAD, self._who, "")
+                await hosted.until(lambda: not _enough(ready), self._who, "")
 
         reading = asyncio.ensure_future(read())
         reading.add_done_callback(lambda _: hosted.changed())
         try:
             while True:
-                await hosted.until(lambda: bool(ready) or table.has_headers or reading.done(), self._who, "")
-                if table.has_headers:
+                await hosted.until(lambda: bool(ready) or self._has_news or reading.done(), self._who, "")
+                if self._has_news:
                     yield b""
                 elif ready:
                     yield ready.popleft()
@@ -80,21 +88,25 @@ class SampleStream:
         finally:
             reading.cancel()
 
+    @property
+    def _has_news(self) -> bool:
+        return self._hosted.listener is self and self._table.has_headers
+
     def _set_priorities(self, request: Framed[pb.SampleRequest]) -> None:
+        self._hosted.check_open()
         if not request.payload:
             return
-        columns = wire.decode(request.payload)
-        if columns.keys() != {"key", "priority"}:
-            raise SchemaError(f"priorities come as columns key and priority, not {sorted(columns)}")
+        columns = _read_priorities(request.payload)
         self._unknown_keys += self._table.update_priorities(columns["key"], columns["priority"])
         self._hosted.changed()
 
     async def _answer(self, request: Framed[pb.SampleRequest]) -> AsyncIterator[bytes]:
         table, draw, started_s = self._table, request.message.draw, self._clock.now_s()
         applies = draw.HasField("apply")
+        self._hosted.check_open()
         n = table.check_draw(draw.batches, draw.batch_size) if draw.batches or not (applies or request.payload) else 0
         if applies:
-            round_, slots = draw.apply.round, list(draw.apply.slots)
+            round_, slots = draw.apply.round, sorted(set(draw.apply.slots))
             what, why = f"round {round_}", lambda: table.why_apply_waits(round_, slots)
             async for news in self._wait(lambda: table.may_apply(round_, slots), what, why, draw, started_s):
                 yield news
@@ -105,16 +117,25 @@ class SampleStream:
         if n == 0:
             yield await self._reply(reply, {"key": np.empty(0, np.int64)})
             return
-        waits = self._wait(
-            lambda: table.may_sample(n), "items to sample", lambda: table.why_sample_waits(n), draw, started_s
-        )
-        async for news in waits:
-            yield news
-        rng = draw_rng(self._opened.seed, draw.draw)
-        drawn = table.sample(n, rng, strata=draw.batches, columns=not self._by_reference)
-        self._hosted.changed()
-        reply.waited_s, reply.items = self._clock.now_s() - started_s, drawn.items
-        yield await self._reply(reply, _columns(drawn))
+        held, leaving = 0 if self._by_reference else n * self._item_bytes, self._hosted.leaving
+        while True:
+            waits = self._wait(
+                lambda: table.may_sample(n), "items to sample", lambda: table.why_sample_waits(n), draw, started_s
+            )
+            async for news in waits:
+                yield news
+            await self._hosted.hold(leaving, held, self._who)
+            if table.may_sample(n):  # also after a wait for memory
+                break
+            leaving.release(held)
+        try:
+            rng = draw_rng(self._opened.seed, draw.draw)
+            drawn = table.sample(n, rng, strata=draw.batches, columns=not self._by_reference)
+            self._hosted.changed()
+            reply.waited_s, reply.items = self._clock.now_s() - started_s, drawn.items
+            yield await self._reply(reply, _columns(drawn))
+        finally:
+            leaving.release(held)
 
     async def _wait(
         self, allowed: Callable[[], bool], what: str, why: Callable[[], str | None], draw: pb.Draw, started_s: float
@@ -128,7 +149,7 @@ class SampleStream:
 
     async def _reply(self, reply: pb.SampleReply, columns: Columns | None) -> bytes:
         table = self._table
-        if self._opened.headers:
+        if self._hosted.listener is self:
             reply.headers.extend(wire.header_to_proto(h) for h in table.drain_headers())
         reply.inserted_items, reply.sampled_items = table.inserted, table.sampled
         if columns is None:
@@ -151,9 +172,25 @@ def _columns(drawn: Drawn) -> dict[str, Array]:
     return told | (drawn.columns or {})
 
 
+def _enough(ready: deque[bytes]) -> bool:
+    return len(ready) >= READ_AHEAD or sum(map(len, ready)) >= READ_AHEAD_BYTES
+
+
+def _read_priorities(payload: Buffer) -> dict[str, Array]:
+    """Keys and priorities. Raises SchemaError before anything is allocated for what they cannot be."""
+    header = wire.read_header(payload)
+    names = sorted(entry.name for entry in header.entries)
+    if names != ["key", "priority"] or header.compressed_bytes:
+        raise SchemaError(f"priorities come as columns key and priority, not compressed, and not as {names}")
+    most = max(entry.nbytes // entry.dtype.itemsize for entry in header.entries)
+    if most > MOST_PRIORITIES:
+        raise SchemaError(f"{most:,} priorities came, the limit is {MOST_PRIORITIES:,}: send them in several requests")
+    return wire.decode(payload, header)
+
+
 def draw_rng(seed: int, draw: int) -> np.random.Generator:
-    """The generator of draw j: Philox keyed by the seed, counted by j."""
-    key = np.array([seed, 0], np.uint64)
+    """The generator of draw j: Philox keyed by the seed and this use, counted by j."""
+    key = np.array([seed, DRAW_STREAM], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, draw], np.uint64)))
 
 

@@ -14,19 +14,22 @@ from typing import Any, TypeVar
 
 from core import rpc
 from core.clock import Clock, SystemClock
-from core.errors import ConfigError, ReplayError, TableNotFoundError, UnavailableError
+from core.errors import ConfigError, DeadlineError, ReplayError, TableNotFoundError, UnavailableError
 from protos import experience_pb2 as pb
 from replay_server import insert_stream, sample_stream
 from replay_server.data_dir import DataDir
 from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
+from replay_server.in_flight import InFlight
 from replay_server.replay import ReplayTable
 from replay_server.settings import table_bytes
 from replay_server.table import Table
 
 MOST_TABLES = 64
 MOST_STREAMS = 10_000
-"""Open at once; each may hold one item's bytes (hosting.IN_FLIGHT_BYTES bounds their sum)."""
+"""Open at once; in_flight.py bounds what all of them hold."""
+FIRST_MESSAGE_S = 10.0
+"""A stream that is still silent is ended."""
 T = TypeVar("T", bound=Table)
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class ExperienceService:
         self._clock = clock or SystemClock()
         self._data_dir, self.max_bytes = data_dir, max_bytes
         self._tables: dict[str, Hosted[Any]] = {}
+        self.arriving, self.leaving = InFlight(self._changed), InFlight(self._changed)
         self.streams = 0
         self.addresses: list[str] = []
 
@@ -54,9 +58,13 @@ class ExperienceService:
 
     def host(self, name: str, table: T) -> Hosted[T]:
         """Serve a table that was made in this process."""
-        hosted = Hosted(name, table, self._clock)
+        hosted = Hosted(name, table, self._clock, self.arriving, self.leaving)
         self._tables[name] = hosted
         return hosted
+
+    def _changed(self) -> None:
+        for hosted in self._tables.values():
+            hosted.changed()
 
     def hosted(self, name: str) -> Hosted[Any]:
         """The table of that name. Raises TableNotFoundError."""
@@ -122,12 +130,12 @@ class ExperienceService:
     @rpc.framed
     async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[pb.InsertReply, None]:
         """Take items of one life, acknowledge each when it is in the table."""
-        opened = insert_stream.read_open(await _first(requests))
-        rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
-        hosted, table = self.hosted(opened.table), self.hosted(opened.table).table
-        replay = table if isinstance(table, ReplayTable) else None
-        stream = insert_stream.InsertStream(hosted, opened, staged=replay is not None and replay.definition.staged)
         with self._counted():
+            opened = insert_stream.read_open(await _first(requests))
+            rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
+            hosted, table = self.hosted(opened.table), self.hosted(opened.table).table
+            replay = table if isinstance(table, ReplayTable) else None
+            stream = insert_stream.InsertStream(hosted, opened, staged=replay is not None and replay.definition.staged)
             async with contextlib.aclosing(stream.serve(requests, replay.epoch if replay else 0)) as replies:
                 async for reply in replies:
                     yield reply
@@ -135,13 +143,13 @@ class ExperienceService:
     @rpc.framed
     async def Sample(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[bytes, None]:
         """Answer draws in order, each when the rate limiter allows it."""
-        opened = sample_stream.read_open(await _first(requests))
-        rpc.check_protocol(opened.protocol, context.peer())
-        hosted = self.hosted(opened.table)
-        if not isinstance(hosted.table, ReplayTable):
-            raise TableNotFoundError(f"table {opened.table!r} is a queue: only its own learner takes from it")
-        stream = sample_stream.SampleStream(hosted, opened, self._clock)
         with self._counted():
+            opened = sample_stream.read_open(await _first(requests))
+            rpc.check_protocol(opened.protocol, context.peer())
+            hosted = self.hosted(opened.table)
+            if not isinstance(hosted.table, ReplayTable):
+                raise TableNotFoundError(f"table {opened.table!r} is a queue: only its own learner takes from it")
+            stream = sample_stream.SampleStream(hosted, opened, self._clock)
             async with contextlib.aclosing(stream.serve(requests)) as replies:
                 async for reply in replies:
                     yield reply
@@ -194,22 +202,24 @@ class ExperienceService:
         if position is not None:
             loop = asyncio.get_running_loop()
             hosted.table.marked(await loop.run_in_executor(None, hosted.table.folder.write_mark, position))
-            hosted.changed()
+            self._tables[hosted.name].changed()  # a rollback may have put another one there
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackReply:
         """Return the table to its manifest of a round; its streams end and come back."""
         rpc.check_protocol(request.protocol, context.peer())
-        hosted = self._replay(request.table)
-        async with hosted.writing:
+        writing = self._replay(request.table).writing
+        async with writing:
+            hosted = self._replay(request.table)  # after another rollback it is not the one that it was
             lost = hosted.table.rollback(request.round)
-        items = hosted.table.stats().items
-        hosted.break_streams(UnavailableError(f"table {request.table!r} went back to round {request.round}"))
-        self.host(request.table, hosted.table)
+            items = hosted.table.stats().items
+            hosted.break_streams(UnavailableError(f"table {request.table!r} went back to round {request.round}"))
+            self.host(request.table, hosted.table).writing = writing
         logger.warning("table %r is back at round %d: %d items, %d lost", request.table, request.round, items, lost)
         return pb.RollbackReply(items=items, lost_items=lost)
 
 
 async def _first(requests: AsyncIterator[bytes]) -> bytes:
-    async for data in requests:
-        return data
-    return b""
+    try:
+        return await asyncio.wait_for(anext(requests, b""), FIRST_MESSAGE_S)
+    except TimeoutError as error:
+        raise DeadlineError(f"a stream's first message did not come within {FIRST_MESSAGE_S:g} s") from error

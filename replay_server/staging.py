@@ -13,22 +13,19 @@ from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Life
 from replay_server.table import Size
 
-MOST_BYTES = 1 << 30
+MOST_BYTES, MOST_UNROLLS = 1 << 30, 1 << 16
 MOST_OF_A_SLOT = 16
 """Rounds that a slot may be ahead of the learner; lag mode lets it be `lag` + 1."""
 
 
 @dataclass
 class Staged:
-    """An unroll, and who sent it, (incarnation, seq): where an actor was replaced, its next life too.
-
-    That one must not hear of it before it is applied: it is the one that can send it again.
-    """
+    """An unroll, and which (incarnation, seq) sent it."""
 
     header: UnrollHeader
     columns: Columns
     size: Size
-    senders: list[tuple[int, int]]
+    sender: tuple[int, int]
     nbytes: int
 
 
@@ -67,9 +64,10 @@ class Staging:
         return round_ <= max(self._applied.get(slot, -1), self._last_round)
 
     def add(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
-        """Keep it; False where the slot's unroll of that round is here already or comes too late.
+        """Keep it; False where it comes too late.
 
-        The first unroll of a slot and round counts; that of the slot's next life is acknowledged together with it.
+        The newest life's unroll of a slot and round counts: what that life sends next goes on behind it, not behind
+        what the life before it had sent.
         """
         life, key = (header.slot, incarnation), (header.round, header.slot)
         if self.is_over(*key):
@@ -79,15 +77,18 @@ class Staging:
                 )
             self._record(incarnation, seq, header)
             return False
-        staged = self._unrolls.get(key)
-        if staged is None:
-            nbytes = sum(column.nbytes for column in columns.values())
-            self._check_room(header, nbytes)
-            self._unrolls[key] = staged = Staged(header, columns, size, [], nbytes)
-            self.nbytes += nbytes
-        staged.senders.append((incarnation, seq))
+        if key in self._unrolls:
+            self._pop(key)
+        nbytes = sum(column.nbytes for column in columns.values())
+        self._check_room(header, nbytes)
+        self._unrolls[key] = Staged(header, columns, size, (incarnation, seq), nbytes)
+        self.nbytes += nbytes
         self._sent[life] = self.sent(life) + 1
-        return len(staged.senders) == 1
+        return True
+
+    def headers(self) -> list[UnrollHeader]:
+        """Of all that is here, by round and slot."""
+        return [self._unrolls[key].header for key in sorted(self._unrolls)]
 
     def missing(self, round_: int, slots: Sequence[int]) -> list[int]:
         """The slots whose unrolls of that round are neither here nor applied."""
@@ -101,9 +102,9 @@ class Staging:
         self._drop_before(round_)
         for slot in self._open(round_, sorted(slots)):
             staged = self._pop((round_, slot))
-            self._put(*staged.senders[-1], staged.header, staged.columns, staged.size)
+            self._put(*staged.sender, staged.header, staged.columns, staged.size)
             self._applied[slot] = round_
-            self._settle(staged)
+            self._record(*staged.sender, staged.header)
         self._last_round = max(self._last_round, round_)
         self._drop_before(round_ + 1)
 
@@ -112,24 +113,24 @@ class Staging:
 
     def _drop_before(self, round_: int) -> None:
         for key in sorted(key for key in self._unrolls if key[0] < round_):
-            self._settle(self._pop(key))
-
-    def _settle(self, staged: Staged) -> None:
-        for incarnation, seq in staged.senders:
-            self._record(incarnation, seq, staged.header)
+            staged = self._pop(key)
+            self._record(*staged.sender, staged.header)
 
     def _pop(self, key: tuple[int, int]) -> Staged:
         staged = self._unrolls.pop(key)
         self.nbytes -= staged.nbytes
-        for incarnation, _ in staged.senders:
-            life = key[1], incarnation
-            self._sent[life] -= 1
-            if not self._sent[life]:
-                del self._sent[life]
+        life = key[1], staged.sender[0]
+        self._sent[life] -= 1
+        if not self._sent[life]:
+            del self._sent[life]
         return staged
 
     def _check_room(self, header: UnrollHeader, nbytes: int) -> None:
         of_slot = sum(slot == header.slot for _, slot in self._unrolls)
+        if len(self._unrolls) >= MOST_UNROLLS:
+            raise ItemRejectedError(
+                f"{len(self._unrolls):,} unrolls wait for their rounds, the limit is {MOST_UNROLLS:,}: use fewer actors"
+            )
         if of_slot >= MOST_OF_A_SLOT:
             raise ItemRejectedError(
                 f"slot {header.slot} has {of_slot} unrolls that wait for their rounds, the limit is {MOST_OF_A_SLOT}: "

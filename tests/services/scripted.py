@@ -46,11 +46,11 @@ class Connection:
         """A reply; an error or None ends the call."""
         self._loop.call_soon_threadsafe(self._outgoing.put_nowait, reply)
 
-    def expects(self, next_seq: int, epoch: int = 5) -> pb.InsertOpen:
+    def expects(self, next_seq: int, epoch: int = 5, *, staged: bool = False) -> pb.InsertOpen:
         """Answer `open`, which is returned."""
         opened = self.received.get(timeout=DEADLINE_S).open
         assert opened is not None
-        self.send(pb.InsertReply(opened=pb.InsertOpened(next_seq=next_seq, table_epoch=epoch)))
+        self.send(pb.InsertReply(opened=pb.InsertOpened(next_seq=next_seq, table_epoch=epoch, staged=staged)))
         return opened
 
     def ack(self, seq: int) -> None:

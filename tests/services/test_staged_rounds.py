@@ -15,7 +15,9 @@ from core.sampling import SampleStream
 from core.stream import InsertStream
 from core.types import Array
 from protos import experience_pb2 as pb
+from replay_server.data_dir import DataDir
 from replay_server.service import ExperienceService
+from tests.conftest import Threads
 from tests.services.experience import DEFINITION, EXPERIENCE, B, T, ensure, figure, info
 from tests.services.serving import DEADLINE_S, Serving, wait_until
 from tests.unit.counting import CountingLife
@@ -28,14 +30,28 @@ class Replay:
 
     def __init__(self, folder: Path, slots: int) -> None:
         folder.mkdir()
-        self.serving = Serving(folder)
-        self.serving.start(EXPERIENCE, ExperienceService())
+        self.serving, self._folder = Serving(folder), folder / "data"
+        self.service = self._serve()
         self.client = rpc.Client(self.serving.channel(), EXPERIENCE, "the replay server")
         ensure(self.client, replace(STAGED, writers=slots, capacity=40 * slots))
         self.lives = [CountingLife(slot, 1, B, np.random.default_rng(slot)) for slot in range(slots)]
         self.actors = [InsertStream(self.serving.channel(), "the server", "experience", s, 1) for s in range(slots)]
         self.learner = SampleStream(self.serving.channel(), "the server", "experience", 5, headers=True)
         self.told: list[tuple[int, int]] = []
+        self.env_steps: dict[tuple[int, int], int] = {}
+
+    def _serve(self) -> ExperienceService:
+        self._data_dir = DataDir(self._folder, durable=False)
+        service = ExperienceService(data_dir=self._data_dir)
+        service.recover()
+        self.serving.start(EXPERIENCE, service)
+        return service
+
+    def restart(self) -> None:
+        """As a kill -9 does: what was staged is gone."""
+        self.serving.stop()
+        self._data_dir.close()
+        self.service = self._serve()
 
     def deliver(self, round_: int, slots: Sequence[int]) -> None:
         """One unroll of each, staged one after the other; the learner hears of it."""
@@ -46,7 +62,9 @@ class Replay:
 
     def send(self, round_: int, slot: int) -> None:
         columns = self.lives[slot].unroll(T)
-        self.actors[slot].insert(self.lives[slot].header(columns, round=round_), columns)
+        header = self.lives[slot].header(columns, round=round_)
+        self.env_steps[slot, round_] = header.env_steps
+        self.actors[slot].insert(header, columns)
 
     def note(self, reply: Reply) -> None:
         self.told += [(header.slot, header.round) for header in reply.headers]
@@ -67,6 +85,7 @@ class Replay:
         for actor in self.actors:
             actor.cancel()
         self.serving.close()
+        self._data_dir.close()
 
 
 @pytest.fixture
@@ -139,3 +158,47 @@ def test_a_slot_that_was_dropped_is_not_waited_for_and_comes_too_late(replays: l
     replay.learner.request(1, apply=(1, [0, 1, 2]))
     assert replay.drawn().inserted_items > inserted
     assert replay.told.count((1, 0)) == 0
+
+
+def test_a_learner_whose_connection_broke_is_told_again_and_the_older_stream_nothing_more(
+    replays: list[Replay],
+) -> None:
+    replay, told = replays[0], list[tuple[int, int]]()
+    replay.deliver(0, [0, 2])
+    newer = SampleStream(replay.serving.channel(), "the server", "experience", 5, headers=True)
+    while len(told) < 2:
+        told += [(header.slot, header.round) for header in newer.receive(DEADLINE_S).headers]
+    assert told == [(0, 0), (2, 0)]
+    replay.send(0, 1)
+    assert [(h.slot, h.round) for h in newer.receive(DEADLINE_S).headers] == [(1, 0)]
+    newer.request(0, apply=(0, [0, 1, 1, 2, 2]))
+    assert newer.receive(DEADLINE_S).keys is not None
+    assert figure(replay.client, "staged") == 0
+    replay.learner.request(1)
+    assert not replay.drawn().headers
+    assert replay.told == [(0, 0), (2, 0)]
+    newer.close()
+
+
+def test_close_wakes_who_waits_for_the_ack_of_a_staged_unroll(replays: list[Replay], threads: Threads) -> None:
+    replay = replays[0]
+    replay.deliver(0, [0])
+    stopped = threads.start(replay.serving.stop)
+    stopped.result(DEADLINE_S)
+    assert replay.actors[0].unacknowledged == 1
+
+
+def test_a_life_whose_acks_a_restart_forgot_sends_all_again_and_nothing_is_twice(replays: list[Replay]) -> None:
+    """A late unroll is acknowledged by the server's memory alone, what follows it is sent anew by another life."""
+    replay = replays[0]
+    replay.deliver(0, [0, 2])
+    replay.learner.request(0, apply=(0, [0, 2]))
+    inserted = replay.drawn().inserted_items
+    replay.send(0, 1)
+    replay.actors[1].flush(DEADLINE_S)
+    replay.deliver(1, [0, 1, 2])
+    replay.restart()
+    replay.learner.request(1, apply=(1, [0, 1, 2]))
+    assert replay.drawn().inserted_items == inserted + sum(replay.env_steps[slot, 1] for slot in range(3))
+    wait_until(lambda: [actor.unacknowledged for actor in replay.actors] == [0, 0, 0], "round 1 is acknowledged")
+    assert replay.service.replay_tables()[0].table.stats().lives == 3

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from core import errors
+from core import stream as stream_module
 from core.clock import FakeClock
 from core.stream import InsertStream
 from tests.conftest import Threads
@@ -215,3 +218,67 @@ def test_nothing_is_lost_or_doubled_on_a_bad_connection(
     sender.result(DEADLINE_S)
     stream.flush(DEADLINE_S)
     assert stream.unacknowledged == 0
+
+
+def test_a_table_that_is_gone_may_be_made_again(server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    first = server.next()
+    first.expects(1, epoch=5)
+    insert(stream)
+    first.ack(1)
+    stream.flush(DEADLINE_S)
+    first.send(errors.UnavailableError("restarts"))
+    server.next().send(errors.TableNotFoundError("no table 'experience'"))
+    server.next().expects(1, epoch=6)
+    server.next().expects(1, epoch=6)
+    wait_until(lambda: stream.lost_rows == 6, "the loss is known")
+
+
+def test_a_table_that_never_was_is_an_error(server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    insert(stream)
+    server.next().send(errors.TableNotFoundError("no table 'experience'"))
+    with pytest.raises(errors.TableNotFoundError):
+        stream.flush(DEADLINE_S)
+
+
+def test_what_nobody_foresaw_ends_the_stream_and_not_only_its_thread(
+    server: Scripted, open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: InsertStream, _seq: int) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(InsertStream, "_acknowledge", fail)
+    stream = open_stream()
+    insert(stream)
+    server.next().expects(1)
+    with pytest.raises(errors.ReplayError, match="the insert stream of 'experience' failed: ZeroDivisionError"):
+        stream.flush(DEADLINE_S)
+
+
+def test_a_staged_table_is_sent_again_what_it_does_not_know(server: Scripted, open_stream: Open) -> None:
+    stream = open_stream()
+    first = server.next()
+    first.expects(1, epoch=5, staged=True)
+    insert(stream, 3)
+    first.ack(1)
+    wait_until(lambda: stream.unacknowledged == 2, "the ack")
+    first.send(errors.UnavailableError("going down"))
+    server.next().expects(1, epoch=5, staged=True)
+    third = server.next()
+    assert third.expects(1, epoch=5, staged=True).incarnation != INCARNATION
+    assert third.seqs(2) == [1, 2]
+
+
+def test_heads_that_share_a_message_are_bounded(
+    server: Scripted, open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_MERGED_HEAD_BYTES", 40)
+    stream = open_stream(window=20)
+    connection = server.next()
+    insert(stream, 20)
+    connection.expects(1)
+    received = [connection.received.get(timeout=DEADLINE_S) for _ in range(20)]
+    assert [r.chunk.seq for r in received] == list(range(1, 21))
+    per_message = Counter(r.message for r in received)
+    assert 1 < max(per_message.values()) <= 40 // received[0].chunk.ByteSize() + 1

@@ -9,6 +9,7 @@ import pytest
 
 from core.metrics import CATALOGUE, Metrics
 from replay_server.exporter import GAUGES, TOTALS, WHATS, export
+from replay_server.in_flight import InFlight
 
 
 @dataclass
@@ -26,7 +27,6 @@ class FakeTable:
 class FakeHosted:
     name: str
     table: FakeTable
-    in_flight_bytes: int = 0
     waiting: list[FakeWaiter] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
@@ -44,6 +44,8 @@ class FakeService:
     hosted: list[FakeHosted]
     streams: int = 0
     max_bytes: int | None = None
+    arriving: InFlight = field(default_factory=lambda: InFlight(lambda: None))
+    leaving: InFlight = field(default_factory=lambda: InFlight(lambda: None))
 
     def replay_tables(self) -> list[FakeHosted]:
         return self.hosted
@@ -69,12 +71,12 @@ def test_gauges_and_totals() -> None:
     assert metrics.value("streams") == 3
     assert (metrics.value("rss_bytes", process="replay") or 0) > 1 << 20
     service.hosted[0].table.numbers.update(items=5, inserted=25)
-    service.hosted[0].in_flight_bytes = 9
+    service.arriving.hold(9)
     tell(metrics, service)
     assert metrics.value("table_items", table="a") == 5
     assert metrics.value("table_inserted_items", table="a") == 25
     assert metrics.value("table_sampled_items", table="a") == 30
-    assert metrics.value("in_flight_bytes", table="a") == 9
+    assert [metrics.value("in_flight_bytes", what=what) for what in ("arriving", "leaving")] == [9, 0]
 
 
 def test_a_total_that_went_back_with_a_rollback_stays_where_it_was() -> None:

@@ -12,7 +12,9 @@ import pytest
 from core.clock import FakeClock, SystemClock
 from core.errors import ItemRejectedError, TableClosedError
 from core.types import Array, UnrollHeader
+from replay_server import hosting as hosting_module
 from replay_server.hosting import Hosted
+from replay_server.in_flight import InFlight
 from replay_server.queue import FifoQueue
 from tests.unit.counting import CountingLife, signature
 
@@ -297,3 +299,98 @@ def test_a_life_that_was_replaced_cannot_come_back() -> None:
         assert table.table.stats().inserted == 2
 
     run(test())
+
+
+def staged(table: Hosted[FifoQueue]) -> list[tuple[str, str]]:
+    return [(w.who, w.what) for w in table.waiters()]
+
+
+def test_memory_is_given_in_the_order_of_asking_and_one_item_always_fits() -> None:
+    async def test() -> None:
+        table = hosted()
+        memory = InFlight(table.changed, 100)
+        await table.hold(memory, 60, "actor 0")
+        large = asyncio.create_task(table.hold(memory, 1000, "actor 1"))
+        await settle()
+        small = asyncio.create_task(table.hold(memory, 1, "actor 2"))  # there is room, and somebody before it
+        await settle()
+        assert staged(table) == [("actor 1", "memory for its item"), ("actor 2", "memory for its item")]
+        assert "60 of 100 bytes hold items that came before" in (table.waiters()[0].why() or "")
+        memory.release(60)
+        await large
+        await settle()
+        assert (small.done(), memory.nbytes, memory.full) == (False, 1000, True)
+        memory.release(1000)
+        await small
+        assert (memory.nbytes, list(memory.line), table.waiters()) == (1, [], [])
+
+    run(test())
+
+
+def test_who_waits_for_memory_and_gives_up_lets_the_next_one_go() -> None:
+    async def test() -> None:
+        table = hosted()
+        memory = InFlight(table.changed, 100)
+        await table.hold(memory, 60, "actor 0")
+        large = asyncio.create_task(table.hold(memory, 50, "actor 1"))
+        await settle()
+        small = asyncio.create_task(table.hold(memory, 40, "actor 2"))
+        await settle()
+        large.cancel()
+        await small
+        assert memory.nbytes == 100
+        third = asyncio.create_task(table.hold(memory, 1, "actor 3"))
+        await settle()
+        table.close()
+        with pytest.raises(TableClosedError, match="while actor 3 waited for memory for its item"):
+            await third
+        assert not memory.line
+
+    run(test())
+
+
+def test_only_who_may_go_on_is_woken() -> None:
+    async def test() -> None:
+        table, asked, allowed = hosted(), 0, False
+
+        def look() -> bool:
+            nonlocal asked
+            asked += 1
+            return allowed
+
+        waiting = asyncio.create_task(table.until(look, "a client", "items to sample"))
+        await settle()
+        (waiter,) = table.waiters()
+        future = waiter.woken
+        for _ in range(5):
+            table.changed()
+        assert not future.done()
+        allowed = True
+        table.changed()
+        assert future.done()
+        assert await waiting
+        assert asked == 2 + 5 + 1 + 1
+
+    run(test())
+
+
+def test_lives_that_are_over_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting_module, "REMEMBERED_LIVES", 3)
+    table = hosted()
+    for slot in range(6):
+        table.end_life(table.open_life(slot, 1), (slot, 1))
+    assert (table._lives, list(table._ended)) == ({}, [(3, 1), (4, 1), (5, 1)])
+    with pytest.raises(ItemRejectedError, match="incarnation 1 of slot 5 is over"):
+        table.open_life(5, 1)
+
+
+def test_a_stream_that_vanished_leaves_nothing_and_its_life_may_come_back() -> None:
+    table = hosted()
+    older = table.open_life(1, 7)
+    newer = table.open_life(1, 7)
+    table.close_stream(older, (1, 7))
+    assert table._lives == {1: (7, newer)}
+    table.close_stream(newer, (1, 7))
+    assert table._lives == {}
+    table.open_life(1, 7)
+    assert not table._ended

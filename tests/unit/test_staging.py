@@ -100,16 +100,33 @@ def test_a_round_that_is_over_behind_later_ones_is_refused() -> None:
     assert noted.recorded == []
 
 
-def test_the_next_life_of_a_slot_is_acknowledged_with_the_first() -> None:
+def test_the_next_life_of_a_slot_takes_the_place_of_the_first() -> None:
     noted = Noted()
     assert noted.add(0, 1, 5, incarnation=7)
-    assert not noted.add(0, 1, 1, incarnation=8)  # the actor was replaced and sends its round again
+    assert noted.add(0, 1, 1, incarnation=8, nbytes=20)  # the actor was replaced and sends its round again
     assert noted.recorded == []
-    assert (noted.staging.sent((0, 7)), noted.staging.sent((0, 8)), len(noted.staging)) == (1, 1, 1)
+    assert (noted.staging.sent((0, 7)), noted.staging.sent((0, 8)), len(noted.staging)) == (0, 1, 1)
+    assert noted.staging.nbytes == 20
     noted.staging.apply(1, [0])
-    assert noted.put == [(1, 0, 8, 1)]  # under the life that may send again
-    assert noted.recorded == [(0, 7, 5), (0, 8, 1)]
-    assert noted.staging.sent((0, 7)) == noted.staging.sent((0, 8)) == 0
+    assert noted.put == [(1, 0, 8, 1)]
+    assert noted.recorded == [(0, 8, 1)]
+    assert noted.staging.sent((0, 8)) == noted.staging.nbytes == 0
+
+
+def test_headers_of_all_that_is_staged_by_round_and_slot() -> None:
+    noted = Noted()
+    for slot, round_ in ((1, 2), (1, 1), (0, 2)):
+        noted.add(slot, round_, 1, incarnation=round_)
+    assert [(h.round, h.slot) for h in noted.staging.headers()] == [(1, 1), (2, 0), (2, 1)]
+
+
+def test_all_of_them_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_module, "MOST_UNROLLS", 2)
+    noted = Noted()
+    noted.add(0, 1, 1)
+    noted.add(1, 1, 1)
+    with pytest.raises(ItemRejectedError, match="2 unrolls wait for their rounds, the limit is 2: use fewer actors"):
+        noted.add(2, 1, 1)
 
 
 def test_a_slot_and_all_of_them_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,3 +234,65 @@ def test_what_was_staged_is_sent_again_after_a_kill_and_what_was_applied_is_not(
         again.apply(2, [0, 1])
     assert numbers(again) == numbers(whole)
     assert (again.inserted, again.next_seq(0, 7), again.next_seq(1, 7)) == (whole.inserted, 3, 3)
+
+
+class Actors:
+    """A staged table, and what its actors send."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.table, self._rng = ReplayTable.open(DEFINITION), rng
+
+    def life(self, slot: int, incarnation: int) -> CountingLife:
+        return CountingLife(slot, incarnation, B, self._rng, end=0.0)
+
+    def stage(self, life: CountingLife, round_: int) -> bool:
+        columns = life.unroll(T)
+        return self.table.stage(life.incarnation, life.seq, life.header(columns, round=round_), columns, SIZE)
+
+    def windows(self) -> Columns:
+        ring = self.table.ring
+        keys = np.arange(ring.tail, ring.head)
+        return ring.gather(keys[ring.alive(keys)])
+
+
+def test_a_replaced_actors_rows_are_never_the_past_of_its_successors(rng: np.random.Generator) -> None:
+    actors = Actors(rng)
+    dead, heir = actors.life(0, 1), actors.life(0, 2)
+    actors.stage(dead, 0)
+    actors.table.end_life(0, 1)  # the successor's stream begins
+    actors.stage(heir, 0)
+    actors.table.apply(0, [0])
+    actors.stage(heir, 1)
+    actors.table.apply(1, [0])
+    windows = actors.windows()
+    assert set((windows["reward"][1] // 10**8).tolist()) == {1002}  # nothing of the dead one
+    np.testing.assert_array_equal(windows["obs"][2], windows["obs"][1] + 1)
+    assert (windows["obs"][1, :, 0] == windows["reward"][1]).all()
+    assert actors.table.stats().lives == actors.table.ring.open_blocks == 1
+
+
+def test_a_life_that_ended_while_it_was_staged_is_over_when_its_round_is_in(rng: np.random.Generator) -> None:
+    actors = Actors(rng)
+    dead, heir = actors.life(0, 1), actors.life(0, 2)
+    actors.stage(dead, 0)
+    actors.table.end_life(0, 1)
+    actors.table.apply(0, [0])  # the successor was too slow
+    assert actors.table.inserted == T * B
+    assert not actors.stage(heir, 0)
+    actors.stage(heir, 1)
+    actors.table.apply(1, [0])
+    assert (actors.table.stats().lives, actors.table.ring.open_blocks) == (1, 1)
+    assert actors.table.ring.lives().keys() == {(0, 2)}
+    np.testing.assert_array_equal(actors.windows()["obs"][2], actors.windows()["obs"][1] + 1)
+
+
+def test_a_new_listener_is_told_all_that_is_staged(rng: np.random.Generator) -> None:
+    actors = Actors(rng)
+    lives = [actors.life(slot, 1) for slot in range(2)]
+    for life in lives:
+        actors.stage(life, 0)
+    assert [h.slot for h in actors.table.drain_headers()] == [0, 1]
+    assert not actors.table.has_headers
+    actors.table.tell_staged_again()
+    actors.stage(lives[0], 1)
+    assert [(h.slot, h.round) for h in actors.table.drain_headers()] == [(0, 0), (1, 0), (0, 1)]
