@@ -16,6 +16,7 @@ from core.metrics import Metrics
 from protos import experience_pb2 as pb
 from replay_server.data_dir import DataDir
 from replay_server.exporter import export
+from replay_server.room import free_bytes
 from replay_server.service import MOST_STREAMS, ExperienceService
 
 RECEIVE_BYTES = 8 << 20
@@ -76,8 +77,9 @@ def run(
 ) -> int:
     """Serve at HOST:PORT and at unix sockets. Returns the exit code. Raises ConfigError where a port is taken.
 
-    Tables live in `data_dir`, or in memory that ends with this process; together they have at most `max_bytes`. Where
-    the directory is durable, a manifest is written every `manifest_every_s`: what a power cut loses is newer.
+    Tables live in `data_dir`, or in memory that ends with this process; together they have at most `max_bytes`, by
+    default nine tenths of what is free there now. Where the directory is durable, a manifest is written every
+    `manifest_every_s`: what a power cut loses is newer.
     """
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a connection each
@@ -87,6 +89,8 @@ def run(
         if data_dir is not None:
             stack.callback(data_dir.close)
         service.recover()
+        if max_bytes is None:
+            service.leave_free(free_bytes(data_dir))
         metrics = Metrics()
         if metrics_port is not None:
             stack.callback(MetricsServer(metrics, metrics_port).close)

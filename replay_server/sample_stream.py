@@ -36,6 +36,7 @@ class SampleStream:
         self._hosted, self._table, self._opened, self._clock = hosted, hosted.table, opened, clock
         self._by_reference = opened.by_reference and bool(hosted.table.directory)
         self._compressor = Compressor() if opened.compress else None
+        self._draws = DrawRng(opened.seed)
         self._unknown_keys, self._item_bytes = 0, window_bytes(hosted.table.definition)
         self._who = "the learner" if opened.headers else "a client"
 
@@ -129,8 +130,7 @@ class SampleStream:
                 break
             leaving.release(held)
         try:
-            rng = draw_rng(self._opened.seed, draw.draw)
-            drawn = table.sample(n, rng, strata=draw.batches, columns=not self._by_reference)
+            drawn = table.sample(n, self._draws.rng(draw.draw), strata=draw.batches, columns=not self._by_reference)
             self._hosted.changed()
             reply.waited_s, reply.items = self._clock.now_s() - started_s, drawn.items
             yield await self._reply(reply, _columns(drawn))
@@ -188,10 +188,18 @@ def _read_priorities(payload: Buffer) -> dict[str, Array]:
     return wire.decode(payload, header)
 
 
-def draw_rng(seed: int, draw: int) -> np.random.Generator:
-    """The generator of draw j: Philox keyed by the seed and this use, counted by j."""
-    key = np.array([seed, DRAW_STREAM], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, draw], np.uint64)))
+class DrawRng:
+    """Generators of draws: Philox keyed by the seed and this use, counted by the draw. One is made and set anew."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.Philox(key=np.array([seed, DRAW_STREAM], np.uint64))
+        self._generator, self._state = np.random.Generator(self._bits), self._bits.state
+
+    def rng(self, draw: int) -> np.random.Generator:
+        """That of draw j, as if nothing had been drawn before; good until the next call."""
+        self._state["state"]["counter"][3] = draw
+        self._bits.state = self._state
+        return self._generator
 
 
 def read_open(data: bytes) -> pb.SampleOpen:

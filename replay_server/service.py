@@ -56,6 +56,13 @@ class ExperienceService:
             self.host(name, table)
             logger.info("table %r: %d items are back", name, table.stats().items)
 
+    def leave_free(self, free_bytes: int | None) -> None:
+        """Tables may take so much more than they have (None: there is no limit)."""
+        self.max_bytes = None if free_bytes is None else self._held_bytes() + free_bytes
+
+    def _held_bytes(self) -> int:
+        return sum(hosted.table.stats().held_bytes for hosted in self._tables.values())
+
     def host(self, name: str, table: T) -> Hosted[T]:
         """Serve a table that was made in this process."""
         hosted = Hosted(name, table, self._clock, self.arriving, self.leaving)
@@ -108,7 +115,7 @@ class ExperienceService:
             raise ConfigError(f"table {definition.name!r} would be the {MOST_TABLES + 1}th; a server has {MOST_TABLES}")
         if self.max_bytes is None:
             return
-        held = sum(hosted.table.stats().held_bytes for hosted in self._tables.values())
+        held = self._held_bytes()
         need = table_bytes(definition)
         if held + need > self.max_bytes:
             raise ConfigError(
