@@ -4,6 +4,7 @@
     python examples/replay_client.py 127.0.0.1:7401
 
 The environment is a corridor of 8 cells; the last one pays 1 and ends the episode. docs/replay.md explains every call.
+Tables outlive their server: run again, this learns from the steps of the runs before, too, and says so.
 """
 
 from __future__ import annotations
@@ -60,7 +61,12 @@ def main(address: str) -> NDArray[np.float64]:
     """Make the table, fill it, learn from it; returns the values."""
     with shoal.ReplayClient(address) as client:
         columns = {"obs": "int64", "action": "int64", "reward": "float32"}
-        client.create_table(TABLE, columns, capacity=20_000, batch_size=64, sampler="prioritised", writers=2)
+        made = client.create_table(TABLE, columns, capacity=20_000, batch_size=64, sampler="prioritised", writers=2)
+        if made.items:
+            print(
+                f"table {TABLE!r} holds {made.items:,} steps of an earlier run, which are learned from, too; to start"
+            )
+            print("empty, stop the server and remove the folder that its first line names")
         writers = [threading.Thread(target=write, args=(client, seed, 100)) for seed in (1, 2)]
         for writer in writers:
             writer.start()
@@ -75,4 +81,4 @@ def main(address: str) -> NDArray[np.float64]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7401")

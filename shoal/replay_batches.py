@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from core.errors import ConfigError, DeadlineError, RateLimitedError, ReplayError
 from core.sampling import SampleStream
 from core.types import Array
+from shoal.replay_tables import whole
 
 To = Literal["numpy", "torch"]
 
@@ -138,15 +139,19 @@ class Batches(Iterator[Batch]):
             return Batch(columns, reply.keys, probability, reply.items, self.to)
 
 
-def check_to(to: str) -> None:
-    """Raises ConfigError for what batches cannot be turned into."""
+def checked_size(batch_size: Any, to: str) -> int:
+    """The size as an int. Raises ConfigError where it is none, and for what batches cannot be turned into."""
     if to not in ("numpy", "torch"):
         raise ConfigError(f"batches to {to!r}: choose 'numpy' or 'torch'")
+    return whole("batch_size", batch_size, 0, (1 << 32) - 1)
 
 
 def checked_priorities(keys: Any, priorities: Any) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Arrays or tensors as the wire has them. Raises ReplayError where the server would refuse them."""
-    k, p = np.asarray(_numpy(keys), np.int64), np.asarray(_numpy(priorities), np.float32)
+    k, p = np.asarray(_numpy(keys)), np.asarray(_numpy(priorities), np.float32)
+    if k.size and k.dtype.kind not in "iu":
+        raise ReplayError(f"keys are {k.dtype}, which may be others' once they are rounded: give batch.keys, int64")
+    k = k.astype(np.int64, copy=False)
     if k.ndim != 1 or k.shape != p.shape:
         raise ReplayError(f"{list(k.shape)} keys and {list(p.shape)} priorities: give as many of both, along one axis")
     wrong = ~(np.isfinite(p) & (p >= 0))

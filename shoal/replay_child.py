@@ -55,11 +55,15 @@ def port_of(child: Child) -> int | None:
 
 
 def check_empty(config: Config) -> None:
-    """Raise ConfigError where the run's data directory has tables already: a new run must not learn from another's."""
+    """Raise ConfigError where a new run's data directory has tables already: it must not learn from another's.
+
+    With a fixed policy lag a resumed run begins with an empty table, too.
+    """
     folder = config.replay_data_dir
     tables = [] if folder in (None, MEMORY) else tables_in(Path(str(folder)))
     if tables and config.replay == "process":
+        resume = "" if config.policy_lag in (0, 1) else "go on with that one by --resume, "
         raise ConfigError(
             f"replay_data_dir: {folder} holds {', '.join(tables)} of another run; "
-            "go on with that one by --resume, choose another --data-dir, or remove the folder"
+            f"{resume}choose another --data-dir, or remove the folder"
         )

@@ -26,15 +26,15 @@ from core.stream import InsertStream
 from protos import experience_pb2 as pb
 from replay_server.definition import ReplayDefinition
 from shoal.minari_files import Exported, Loaded, export, load, open_dataset, table_of
-from shoal.replay_batches import Batch, Batches, To, check_to, checked_priorities
-from shoal.replay_info import Checkpointed, RolledBack, ServerInfo, read_info
-from shoal.replay_tables import definition
+from shoal.replay_batches import Batch, Batches, To, checked_priorities, checked_size
+from shoal.replay_info import Checkpointed, Ensured, RolledBack, ServerInfo, read_info
+from shoal.replay_tables import definition, whole
 from shoal.replay_writer import Writer
 
 M = TypeVar("M", bound=Message)
 REASON_TIMEOUT_S = 2.0
-SLOT_BITS, WRITER_BITS = 23, 8
-"""A client's writers have slots of their own: a random number, and a counter behind it; 31 bits in all."""
+MOST_SLOT = (1 << 31) - 1
+"""Of a writer's place in its table: what the server takes."""
 
 
 class ReplayClient:
@@ -54,33 +54,34 @@ class ReplayClient:
         max_message_bytes: int = 64 << 20,
     ) -> None:
         self.address, self.timeout_s = address, timeout_s
-        _check_address(address)
+        _check(address, timeout_s)
         far = crosses_network(address)
         self._compress, self._by_reference = far, not far if by_reference is None else by_reference
         self._peer = f"the replay server at {address}"
         self._channel = rpc.open_channel(address, max_message_bytes)
         self._client = rpc.Client(self._channel, pb.DESCRIPTOR.services_by_name["Experience"], self._peer)
         self._lock = threading.Lock()
-        self._writers: set[Writer] = set()
-        self._batches: set[Batches] = set()
-        self._samplers: dict[tuple[str, int], Batches] = {}  # of each table and thread
+        self._open: set[Writer | Batches | SampleStream] = set()
+        self._idle: dict[str, list[Batches]] = {}  # of each table: what `sample` uses, and nobody at the moment
         self._setting = threading.Lock()
         self._setters: dict[str, SampleStream] = {}
-        self._next_slot = secrets.randbits(SLOT_BITS) << WRITER_BITS
         self._closed = False
 
     # ------------------------------------------------------------------------------------------ tables
 
-    def create_table(self, name: str, columns: Mapping[str, Any], **settings: Any) -> list[str]:
+    def create_table(self, name: str, columns: Mapping[str, Any], **settings: Any) -> Ensured:
         """Make a table, or find it, with the settings of `shoal.replay_tables.definition` (docs/replay.md).
 
-        Returns what changed in a table that was there, "setting: old -> new". Raises ConfigError with all problems.
+        Returns what changed in a table that was there, "setting: old -> new", with `created` and the `items` that it
+        holds. Raises ConfigError with all problems.
         """
         wanted = definition(name, columns, **settings)
         request = pb.EnsureTableRequest(
             protocol=rpc.PROTOCOL, table=pb.TableDefinition(name=name, settings=wanted.pack())
         )
-        return list(self._call("EnsureTable", request, pb.EnsureTableReply).changed)
+        reply = self._call("EnsureTable", request, pb.EnsureTableReply)
+        items = 0 if reply.created else int(self.info().tables[name].figures["items"])
+        return Ensured(reply.changed, reply.created, items)
 
     def table(self, name: str) -> ReplayDefinition:
         """The definition of a table that is there. Raises TableNotFoundError."""
@@ -115,24 +116,23 @@ class ReplayClient:
     def writer(self, name: str, *, slot: int | None = None, window: int = 8, timeout_s: float | None = None) -> Writer:
         """A writer into the table; several may write at once. At most `window` unrolls are under way unacknowledged.
 
-        `slot` is a writer's place in the table, by default one that nobody else has: a second writer of the same slot
-        ends the first.
+        `slot` is a writer's place in the table, by default a random one that nobody else has: a second writer of the
+        same slot ends the first.
         """
+        slot = secrets.randbelow(MOST_SLOT + 1) if slot is None else whole("slot", slot, 0, MOST_SLOT)
+        window = whole("window", window, 1)
         found = self.table(name)
-        incarnation = secrets.randbits(63)
         with self._lock:
             self._check_open()
-            if slot is None:
-                slot, self._next_slot = self._next_slot, (self._next_slot + 1) % (1 << (SLOT_BITS + WRITER_BITS))
             stream = InsertStream(
-                *(self._channel, self._peer, name, slot, incarnation),
+                *(self._channel, self._peer, name, slot, secrets.randbits(63)),
                 window=window,
                 patience_s=self.timeout_s,
                 compress=self._compress,
             )
             timeout_s = self.timeout_s if timeout_s is None else timeout_s
             writer = Writer(stream, found, slot, timeout_s, lambda: self._why(name, "insert"), self._forget)
-            self._writers.add(writer)
+            self._open.add(writer)
         return writer
 
     def batches(
@@ -149,33 +149,34 @@ class ReplayClient:
 
         With a `seed` and the same table, the same batches.
         """
-        check_to(to)
+        batch_size, prefetch = checked_size(batch_size, to), whole("prefetch", prefetch, 0)
         with self._lock:
             batches = Batches(
-                self._sample_stream(name, seed),
+                self._sample_stream(name, seed if seed is None else whole("seed", seed, 0, (1 << 64) - 1)),
                 *(name, batch_size, prefetch, to, self.timeout_s if timeout_s is None else timeout_s),
                 lambda: self._why(name, "sample"),
                 lambda keys, priorities: self.update_priorities(name, keys, priorities),
                 self._forget,
             )
-            self._batches.add(batches)
+            self._open.add(batches)
         return batches
 
     def sample(self, name: str, batch_size: int = 0, *, to: To = "numpy", timeout_s: float | None = None) -> Batch:
         """One batch of the table as it is now. `batches` is faster for many."""
-        check_to(to)
-        key = (name, threading.get_ident())
-        batches = self._samplers.get(key)
-        if batches is None:
-            batches = self._samplers[key] = self.batches(name, prefetch=0)
+        batch_size, idle = checked_size(batch_size, to), self._idle.setdefault(name, [])
+        try:
+            batches = idle.pop()
+        except IndexError:
+            batches = self.batches(name, prefetch=0)
         batches.batch_size, batches.to = batch_size, to
         batches.timeout_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            return next(batches)
-        except errors.ShoalError:
-            del self._samplers[key]  # the draw that nobody waits for any more must not be taken for the next one
+            batch = next(batches)
+        except BaseException:  # Ctrl-C too: the draw that nobody waits for any more must not be taken for the next one
             batches.close()
             raise
+        idle.append(batches)
+        return batch
 
     def update_priorities(self, name: str, keys: Any, priorities: Any) -> int:
         """Set priorities [n] of items `keys` [n] of a prioritised table, now. Returns how many of them are gone.
@@ -192,7 +193,7 @@ class ReplayClient:
                 stream.request(0, priorities=arrays)
                 while (reply := stream.receive(self.timeout_s)).keys is None:
                     pass
-            except errors.ShoalError:
+            except BaseException:  # as in `sample`
                 del self._setters[name]
                 stream.close()
                 raise
@@ -208,9 +209,11 @@ class ReplayClient:
         """
         with self._lock:
             stream = self._sample_stream(name, None, by_reference=True)
+            self._open.add(stream)
         try:
             opened = stream.opened
         finally:
+            self._forget(stream)
             stream.close()
         if not opened.directory:
             raise errors.ReplayError(
@@ -236,13 +239,12 @@ class ReplayClient:
         """End everything and wake who waits; writers that were not closed lose what is not acknowledged."""
         with self._lock:
             self._closed = True
-            writers, batches, streams = list(self._writers), list(self._batches), list(self._setters.values())
-        for writer in writers:
-            writer.cancel()
-        for open_batches in batches:
-            open_batches.close()
-        for stream in streams:
-            stream.close()
+            everything = [*self._open, *self._setters.values()]
+        for one in everything:
+            if isinstance(one, Writer):
+                one.cancel()
+            else:
+                one.close()
         self._channel.close()
 
     def __enter__(self) -> ReplayClient:
@@ -266,10 +268,9 @@ class ReplayClient:
         if self._closed:
             raise errors.UnavailableError(f"this client of {self._peer} was closed")
 
-    def _forget(self, one: Writer | Batches) -> None:
+    def _forget(self, one: Writer | Batches | SampleStream) -> None:
         with self._lock:
-            self._writers.discard(one)
-            self._batches.discard(one)
+            self._open.discard(one)
 
     def _why(self, name: str, what: str) -> str:
         """Why those wait who want to `what`, as the server says; empty where it says nothing."""
@@ -277,14 +278,21 @@ class ReplayClient:
             table = self.info(min(REASON_TIMEOUT_S, self.timeout_s)).tables.get(name)
         except errors.ShoalError as error:
             return str(error)
-        return "; ".join(w.reason for w in table.waiters if what in w.what and w.reason) if table else ""
+        waiters = table.waiters if table else ()
+        return "; ".join(w.reason for w in waiters if (what in w.what or "memory" in w.what) and w.reason)
 
     def _call(self, method: str, request: Any, reply: type[M], timeout_s: float | None = None) -> M:
         self._check_open()
-        return self._client.unary(method, request, reply, self.timeout_s if timeout_s is None else timeout_s, wait=True)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        try:
+            return self._client.unary(method, request, reply, timeout_s, wait=True)
+        except errors.DeadlineError as error:
+            raise errors.DeadlineError(f"{error}; is `shoal replay --listen {self.address}` running?") from error
 
 
-def _check_address(address: str) -> None:
+def _check(address: str, timeout_s: Any) -> None:
+    if not (isinstance(timeout_s, int | float) and 0 < timeout_s <= threading.TIMEOUT_MAX):
+        raise errors.ConfigError(f"timeout_s is {timeout_s!r}: give seconds, more than 0; every wait ends")
     host, _, port = address.rpartition(":")
     unix = address.startswith("unix:") and len(address) > len("unix:")
     if not unix and not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):

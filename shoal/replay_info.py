@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from protos import experience_pb2 as pb
@@ -35,6 +35,20 @@ class ServerInfo:
 
     tables: Mapping[str, TableInfo]
     addresses: tuple[str, ...]
+
+
+class Ensured(list[str]):
+    """What changed in a table that was there, "setting: old -> new"; empty where it was made.
+
+    `items` are what a table that was there holds: experience of whoever used it before.
+    """
+
+    def __init__(self, changed: Iterable[str], created: bool, items: int) -> None:
+        super().__init__(changed)
+        self.created, self.items = created, items
+
+    def __repr__(self) -> str:
+        return f"Ensured({list(self)}, created={self.created}, items={self.items})"
 
 
 @dataclass(frozen=True)

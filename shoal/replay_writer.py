@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from core import wire
-from core.errors import DeadlineError, RateLimitedError, SchemaError
+from core.errors import DeadlineError, RateLimitedError, SchemaError, TooLargeError
 from core.stream import InsertStream
 from core.types import Array, UnrollHeader
 from replay_server.definition import ReplayDefinition
+from replay_server.settings import check_priorities
 from shoal.replay_tables import ADDED, PRIORITY
 
 DEFAULTS = {name: 1.0 for name in ADDED} | {PRIORITY: np.inf}
@@ -44,7 +45,7 @@ class Writer:
         self._why, self._on_close = why, on_close
         self._last_obs: dict[str, Array] = {}
         self._envs = 0  # of the rows inserted so far
-        self._any_rows = dataclasses.replace(definition.signature, max_rows=1 << 31)
+        self._any_size = dataclasses.replace(definition.signature, max_rows=1 << 31, max_envs=1 << 31)
 
     @property
     def unacknowledged(self) -> int:
@@ -60,12 +61,13 @@ class Writer:
         """Insert columns [T, B, ...]; `obs` and `obs.<name>` have T + 1 rows, their first one is the last one's last.
 
         `valid`, `discount` (ones) and `priority` (the largest so far) may be left out. Returns the seconds waited.
-        Raises SchemaError, with nothing sent, for columns that do not fit; RateLimitedError, with the server's reason,
-        where the table takes nothing for `timeout_s`: of a long insert that was cut, a part may have been sent.
+        Raises SchemaError or TooLargeError, with nothing sent, for columns that do not fit; RateLimitedError, with the
+        server's reason, where the table takes nothing for `timeout_s`: of a long insert that was cut, a part may have
+        been sent.
         """
-        whole = self._complete({name: _array(column) for name, column in columns.items()})
+        whole = self._complete({name: _array(name, column) for name, column in columns.items()})
         signature = self.definition.signature
-        rows, envs = wire.check(whole, self._any_rows)
+        rows, envs = self._check(whole)
         waited_s = 0.0
         for start in range(0, rows, signature.max_rows):
             end = min(rows, start + signature.max_rows)
@@ -78,8 +80,8 @@ class Writer:
 
     def insert_episode(self, columns: Mapping[str, Any], *, timeout_s: float | None = None) -> float:
         """Insert one whole episode of one environment: columns [T, ...], `obs` [T + 1, ...], without the axis B."""
-        whole = self._complete({name: _array(column)[:, None] for name, column in columns.items()})
-        wire.check(whole, self._any_rows)
+        whole = self._complete({name: _array(name, column)[:, None] for name, column in columns.items()})
+        self._check(whole)
         if self._envs:  # the row on which the environment resets
             first = {name: self._last_obs.get(name, np.zeros_like(column[:1])) for name, column in whole.items()}
             whole = {name: np.concatenate((first[name], column)) for name, column in whole.items()}
@@ -153,13 +155,40 @@ class Writer:
             for name in missing:
                 columns[name] = np.full(sized[0], DEFAULTS[name], specs[name].array.dtype)
         elif missing:
-            raise SchemaError(f"columns {sorted(columns)} do not say how many rows there are: give {missing[0]!r} too")
+            raise SchemaError(
+                f"columns {sorted(columns)} do not say how many rows there are: give {missing[0]!r} too, or insert a "
+                "whole episode by insert_episode, if the axis B is what is missing"
+            )
         return {n: _fitted(n, c, np.dtype(specs[n].array.dtype)) if n in specs else c for n, c in columns.items()}
 
+    def _check(self, whole: dict[str, Array]) -> tuple[int, int]:
+        """(T, B). Raises SchemaError or TooLargeError where the server would refuse the columns."""
+        specs, rows = self.definition.signature.columns, len(whole["valid"])
+        for name, column in whole.items():
+            if name in specs and specs[name].extra_rows and len(column) == rows:
+                raise SchemaError(
+                    f"column {name!r} has {rows} rows, as many as the others: give one more, what was observed last"
+                )
+        rows, envs = wire.check(whole, self._any_size)
+        most = self.definition.signature.max_envs
+        if envs > most:
+            raise TooLargeError(
+                f"the columns have {envs} environments, table {self.definition.name!r} takes 1 to {most} environments: "
+                f"insert fewer, or make a table with max_envs={envs}"
+            )
+        check_priorities(whole)
+        return rows, envs
 
-def _array(column: Any) -> Array:
-    """Numpy's view of an array, a tensor or a list of numbers."""
-    return column if isinstance(column, np.ndarray) else np.asarray(column)
+
+def _array(name: str, column: Any) -> Array:
+    """Numpy's view of an array, a tensor or a list of numbers. Raises SchemaError for what has no rows."""
+    try:
+        array = column if isinstance(column, np.ndarray) else np.asarray(column)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"column {name!r} is no array: {error}") from error
+    if array.ndim == 0:
+        raise SchemaError(f"column {name!r} is {column!r}: give an array with an element for each row")
+    return array
 
 
 def _fitted(name: str, column: Array, dtype: np.dtype[Any]) -> Array:

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import ReplayError
 from core.mapped import MappedRing
 from core.types import Array
-from replay_server.ring_files import BLOCK_WORDS, COMMIT, ENVS, FILLED_MASK, INCARNATION, ROWS, SLOT, START
+from replay_server.layout import BLOCK_WORDS
+from replay_server.ring_files import COMMIT, ENVS, FILLED_MASK, INCARNATION, ROWS, SLOT, START
+
+_NEVER_EVICTED = np.array([np.iinfo(np.int64).max])
+"""A ring holds this key for as long as its epoch is the same."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,14 @@ class Piece:
 
 
 def strands(ring: MappedRing) -> Iterator[Strand]:
-    """All rows that the table holds, life by life in the order in which they began."""
+    """All rows that the table holds, life by life in the order in which they began.
+
+    Raises ReplayError where the table was rolled back meanwhile.
+    """
     words = ring.map_words("blocks", BLOCK_WORDS)
     before, lines, tail = np.array(words), np.array(words), ring.tail  # a line that changed meanwhile is not read
     lines = lines[(lines[:, START] >= tail) & (lines[:, START] == before[:, START]) & (filled(lines) > 0)]
+    _check_epoch(ring)
     lines = lines[np.argsort(lines[:, START], kind="stable")]
     lives: dict[tuple[int, int], list[NDArray[np.int64]]] = {}
     for line in lines:
@@ -68,6 +77,7 @@ def _environment(ring: MappedRing, blocks: list[NDArray[np.int64]], env: int, be
     for line in blocks:
         rows = int(filled(line))
         part = _rows(ring, line, env, min(repeated, former), rows)
+        _check_epoch(ring)
         if ring.tail > line[START]:  # overwritten meanwhile, and so were those before it, which are copied already
             if parts:
                 yield _joined(ring, parts, begins)
@@ -77,6 +87,12 @@ def _environment(ring: MappedRing, blocks: list[NDArray[np.int64]], env: int, be
         former = rows
     if parts:
         yield _joined(ring, parts, begins)
+
+
+def _check_epoch(ring: MappedRing) -> None:
+    """Raises ReplayError where the table was rolled back: the tail, which goes back too, does not tell of that."""
+    if not ring.holds(_NEVER_EVICTED):
+        raise ReplayError(f"the table in {ring.directory} was rolled back while it was read: read it again")
 
 
 def _rows(ring: MappedRing, line: NDArray[np.int64], env: int, start: int, end: int) -> dict[str, Array]:

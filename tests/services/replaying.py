@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
+from core.sampling import SampleStream
 from core.types import Array
 from protos import experience_pb2 as pb
 from replay_server.data_dir import DataDir
@@ -82,6 +84,18 @@ def demo(client: ReplayClient) -> ReplayClient:
     """The client, with a table "t"."""
     client.create_table("t", COLUMNS, capacity=CAPACITY, batch_size=32, max_batches=4, max_envs=3)
     return client
+
+
+@contextlib.contextmanager
+def interrupted() -> Iterator[None]:
+    """Whoever waits for a reply in here is interrupted by Ctrl-C."""
+
+    def receive(stream: SampleStream, timeout_s: float | None = None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SampleStream, "receive", receive)
+        yield
 
 
 def rows(first: int, n: int, envs: int = 1) -> dict[str, Array]:

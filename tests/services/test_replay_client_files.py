@@ -17,6 +17,7 @@ from tests.services.replaying import (
     client,
     episode,
     file_server,
+    interrupted,
     memory_server,
     open_client,
     rows,
@@ -163,6 +164,13 @@ def test_updates_change_the_next_draw(prioritised: ReplayClient) -> None:
     assert set(prioritised.sample("p").keys.tolist()) == {int(keys[2])}
 
 
+def test_an_interrupted_update_leaves_no_answer_behind(prioritised: ReplayClient) -> None:
+    insert_prioritised(prioritised, None)
+    with pytest.raises(KeyboardInterrupt), interrupted():
+        prioritised.update_priorities("p", [10**12], [1.0])
+    assert prioritised.update_priorities("p", prioritised.sample("p", 1).keys, [1.0]) == 0
+
+
 def test_a_uniform_table_has_no_priorities(files: ReplayClient) -> None:
     fill(files)
     with pytest.raises(errors.SchemaError, match="prioritised"):
@@ -176,11 +184,13 @@ def test_a_column_priority_needs_the_sampler(files: ReplayClient) -> None:
 
 
 def test_first_priorities_that_are_none_are_refused(prioritised: ReplayClient) -> None:
-    writer = prioritised.writer("p")
-    writer.insert(rows(0, 1) | {"priority": [[-1.0]]})
-    with pytest.raises(errors.SchemaError, match="priority"):
-        writer.flush()
-    writer.cancel()
+    with prioritised.writer("p") as writer:
+        writer.insert(rows(0, 1))
+        for number in (-1.0, float("nan")):
+            with pytest.raises(errors.SchemaError, match=rf"column 'priority' has {number}; priorities are 0 or more"):
+                writer.insert(rows(1, 2) | {"priority": [[1.0], [number]]})
+        writer.insert(rows(1, 1) | {"priority": [[float("inf")]]})  # nothing was sent, so that it goes on
+    assert prioritised.info().tables["p"].figures["items"] == 2
 
 
 def test_items_leave_after_so_many_draws(prioritised: ReplayClient) -> None:

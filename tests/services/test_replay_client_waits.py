@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -17,13 +18,15 @@ from tests.services.replaying import (
     OpenClient,
     client,
     demo,
+    interrupted,
     memory_server,
     open_client,
     rows,
 )
+from tests.services.scripted_sampling import SampleServer, sample_server
 from tests.services.serving import DEADLINE_S, Serving, wait_until
 
-__all__ = ["client", "demo", "memory_server", "open_client"]
+__all__ = ["client", "demo", "memory_server", "open_client", "sample_server"]
 
 
 def catch(call: Callable[[], object]) -> BaseException | None:
@@ -109,7 +112,9 @@ def test_a_broken_connection_is_resumed(serving: Serving, memory_server: Experie
 def test_nobody_answers(open_client: OpenClient) -> None:
     client = open_client(timeout_s=0.2)
     for call in (client.info, lambda: client.create_table("t", COLUMNS, capacity=9), lambda: client.writer("t")):
-        with pytest.raises((errors.UnavailableError, errors.DeadlineError), match="the replay server at unix:"):
+        with pytest.raises(
+            errors.DeadlineError, match=r"the replay server at unix:.*; is `shoal replay --listen unix:"
+        ):
             call()
     with pytest.raises((errors.UnavailableError, errors.RateLimitedError)):
         client.sample("t")
@@ -140,8 +145,72 @@ def test_close_wakes_who_waits_and_ends_all(demo: ReplayClient, threads: Threads
     demo.close()
 
 
+def test_close_wakes_an_export(sample_server: SampleServer, open_client: OpenClient, threads: Threads) -> None:
+    client = open_client()
+    exporting = threads.start(catch, lambda: client.export_minari("t", "shoal/none-v0"))
+    sample_server.next()  # whose opening is never answered
+    client.close()
+    assert isinstance(exporting.result(DEADLINE_S), errors.TableClosedError)
+
+
+def test_an_interrupted_sample_leaves_no_draw_behind(demo: ReplayClient) -> None:
+    with demo.writer("t") as writer:
+        writer.insert(rows(0, 10))
+    with pytest.raises(KeyboardInterrupt), interrupted():
+        demo.sample("t", 3)
+    assert len(demo.sample("t", 5)) == 5
+
+
+def test_threads_that_sample_in_turn_share_a_stream(
+    memory_server: ExperienceService, demo: ReplayClient, threads: Threads
+) -> None:
+    with demo.writer("t") as writer:
+        writer.insert(rows(0, 10))
+    wait_until(lambda: memory_server.streams == 0, "the writer is gone")
+    turn, all_are_there = threading.Lock(), threading.Barrier(3)
+
+    def sample() -> int:
+        all_are_there.wait(DEADLINE_S)
+        with turn:
+            return len(demo.sample("t", 4))
+
+    for _ in range(3):
+        threads.start(sample)
+    assert threads.join() == [4, 4, 4]
+    assert memory_server.streams == 1
+
+
+def test_a_wait_for_the_servers_memory_has_its_reason(
+    memory_server: ExperienceService, demo: ReplayClient, threads: Threads
+) -> None:
+    memory_server.arriving.most_bytes = 100
+    demo.create_table("full", COLUMNS, capacity=CAPACITY, min_size=1, samples_per_insert=1.0, max_rows=8)
+    blocked = demo.writer("full", window=1)
+
+    def insert_until_closed() -> None:
+        while True:
+            blocked.insert(rows(0, 8))
+
+    first = threads.start(catch, insert_until_closed)
+    wait_until(lambda: demo.info().tables["full"].waiters, "one waits for room")
+    writer = demo.writer("full")
+    writer.insert(rows(0, 8))
+    with pytest.raises(errors.RateLimitedError, match="of 100 bytes hold items that came before"):
+        writer.flush(timeout_s=0.2)
+    demo.close()
+    assert isinstance(first.result(DEADLINE_S), errors.ShoalError)
+
+
+def test_slots_are_random_numbers_of_31_bits(demo: ReplayClient) -> None:
+    slots = [demo.writer("t").slot for _ in range(4)]
+    assert all(0 <= slot < 1 << 31 for slot in slots)
+    assert len({slot >> 8 for slot in slots}) > 1  # one client's are no neighbours; all four by chance: once in 2^69
+
+
 def test_writers_have_slots_of_their_own(demo: ReplayClient, open_client: OpenClient) -> None:
     first, second = demo.writer("t"), demo.writer("t")
+    first.insert(rows(0, 4))
+    first.flush()  # the server knows it before the third one
     third = open_client().writer("t", slot=first.slot)  # the same place: the first one is over
     for writer in (third, second):
         writer.insert(rows(0, 4))
@@ -151,4 +220,4 @@ def test_writers_have_slots_of_their_own(demo: ReplayClient, open_client: OpenCl
         first.insert(rows(0, 4))
         first.flush()
     first.cancel()
-    assert demo.info().tables["t"].figures["items"] == 8
+    assert demo.info().tables["t"].figures["items"] == 12

@@ -20,11 +20,14 @@ pytestmark = pytest.mark.slow
 def test_the_example_learns_the_way(
     file_server: FileServer, serving: Serving, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = runpy.run_path(str(ROOT / "examples" / "replay_client.py"))["main"](serving.address)
+    main = runpy.run_path(str(ROOT / "examples" / "replay_client.py"))["main"]
+    values = main(serving.address)
     np.testing.assert_allclose(values[:-1, 1], 0.9 ** np.arange(6, -1, -1), atol=0.05)
     assert (values[:-1, 1] > values[:-1, 0]).all()
-    shown = capsys.readouterr().out
-    assert re.search(r"\d,\d{3} steps inserted, \d+,\d{3} drawn\na checkpoint of \d,\d{3} steps", shown)
+    shown = re.match(r"(\d,\d{3}) steps inserted, \d+,\d{3} drawn\na checkpoint of \1 steps", capsys.readouterr().out)
+    assert shown
+    main(serving.address)
+    assert capsys.readouterr().out.startswith(f"table 'corridor' holds {shown[1]} steps of an earlier run")
 
 
 def test_the_blocks_of_the_document_run(

@@ -221,6 +221,18 @@ def test_without_minari_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
         open_dataset("shoal/one-v0")
 
 
+def test_a_table_that_is_rolled_back_while_it_is_read_is_not_read_on(make_table: MakeTable) -> None:
+    table = make_table()
+    for slot in (0, 1):
+        table.writer(slot).insert_episode(episode(slot, 50, True))
+    begun, to_begin = (strands(MappedRing(str(table.folder), table.ring.files.epoch)) for _ in range(2))
+    assert len(next(begun).columns["valid"]) == 50
+    table.ring.files.renew_epoch()  # what a rollback does first; the tail stays where it is, or goes back
+    for reading in (begun, to_begin):
+        with pytest.raises(ReplayError, match="was rolled back while it was read: read it again"):
+            next(reading)
+
+
 def test_rows_that_are_overwritten_while_others_are_read_are_left_out(make_table: MakeTable) -> None:
     table = make_table(capacity=1500)
     writers = [table.writer(slot) for slot in (0, 1)]
