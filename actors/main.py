@@ -25,7 +25,7 @@ from core.errors import DeadlineError, EnvironmentFailedError, TableClosedError,
 from core.rl.optim import flatten
 from core.runspec import RunSpec
 from core.stream import InsertStream
-from core.types import Task, UnrollHeader
+from core.types import Columns, Task, UnrollHeader
 from protos import learner_pb2 as pb
 
 JOIN_TIMEOUT_S = 60.0
@@ -54,8 +54,9 @@ def run(learner_address: str, wanted_slot: int | None = None) -> int:
             joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
         except DeadlineError as error:
             raise UnavailableError(
-                f"no learner answered at {learner_address} for {JOIN_TIMEOUT_S:g} s: is it running, and is the address "
-                "the one that it prints as `learner listens on`?"
+                f"no learner gave a slot at {learner_address} for {JOIN_TIMEOUT_S:g} s: is it running, and is "
+                "the address the one that it prints as `learner listens on`? If so, it waits for its replay server; "
+                f"`shoal status {learner_address}` says which"
             ) from error
         rpc.check_protocol(joined.protocol, client.peer)
         print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
@@ -101,7 +102,7 @@ class Actor:
             from_version=run.version_of(self._round) or 0,
             every=run.lag is not None,
             patience_s=run.learner_patience_s,
-            on_finished=self._stream.cancel,
+            on_end=self._stream.cancel,
         )
         self._algorithm = make(run.algorithm, run.settings)
         seed = vector.seed_of(run.seed, self._slot, first_round=self._round)
@@ -150,10 +151,16 @@ class Actor:
             wait_weights_s=acting_s - started_s,
             wait_acks_s=self._waited_acks_s,
         )
+        return self._send(header, item)
+
+    def _send(self, header: UnrollHeader, item: Columns) -> bool:
+        """Insert an unroll; False where the run is over. Raises what broke either stream for good."""
         try:
             self._waited_acks_s = self._stream.insert(header, item)
             self._tell_losses()
         except TableClosedError:
+            if self._weights.error is not None:  # the learner is gone, which ended the insert
+                raise self._weights.error from None
             if self._weights.finished is None:
                 raise
             return False

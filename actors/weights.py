@@ -19,7 +19,8 @@ from protos import learner_pb2 as pb
 class WeightsReceiver:
     """Snapshots in the order of their versions: every one (lag mode) or the newest (async).
 
-    `on_finished` is called by the receiving thread when the learner says that the run is over.
+    `on_end` is called by the receiving thread when no more weights will come: the run is over, or the learner is gone
+    for good.
     """
 
     def __init__(
@@ -32,12 +33,12 @@ class WeightsReceiver:
         from_version: int,
         every: bool,
         patience_s: float,
-        on_finished: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
         self._client, self._slot, self._incarnation = client, slot, incarnation
         self._learner_incarnation, self._every, self._patience_s = learner_incarnation, every, patience_s
-        self._on_finished = on_finished
+        self._on_end = on_end
         self._clock: Clock = clock or SystemClock()
         self._changed = threading.Condition()
         self._snapshots: deque[pb.Snapshot] = deque()
@@ -82,6 +83,12 @@ class WeightsReceiver:
         with self._changed:
             return self._finished
 
+    @property
+    def error(self) -> errors.ShoalError | None:
+        """What broke the stream for good, once it did."""
+        with self._changed:
+            return self._error
+
     def close(self) -> None:
         """End the stream and wake whoever waits."""
         with self._changed:
@@ -103,11 +110,13 @@ class WeightsReceiver:
                 if self._stood:
                     reconnect.stood()
                 pause_s = reconnect.pause_s(error)
-                if pause_s is None:
-                    self._error = error
-                    self._changed.notify_all()
-                    return
-                self._changed.wait_for(lambda: self._closed, pause_s)
+                if pause_s is not None:
+                    self._changed.wait_for(lambda: self._closed, pause_s)
+                    continue
+                self._error = error
+                self._changed.notify_all()
+            self._on_end()
+            return
 
     def _read_stream(self) -> None:
         request = pb.WeightsRequest(
@@ -133,7 +142,7 @@ class WeightsReceiver:
                 self._changed.notify_all()
                 finished = self._finished is not None
             if finished:
-                self._on_finished()
+                self._on_end()
                 return
 
     def _keep(self, snapshot: pb.Snapshot) -> None:

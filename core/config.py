@@ -50,9 +50,9 @@ class FaultsConfig(Settings):
     rejoin_grace_s: float = bounded(10.0, low=0)
     """How long a round waits for a dead actor's replacement before it goes on without that slot."""
     learner_patience_s: float = bounded(30.0, low=0)
-    """How long an actor tries to reach a learner that is gone before it ends."""
+    """How long an actor tries to reach a lost learner, and both a lost replay server, before they end."""
     start_timeout_s: float = bounded(60.0, above=0)
-    """How long the launcher waits for a process to be ready."""
+    """How long the learner waits at its start for a replay server, and with a fixed lag for actors after the first."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class NetworkConfig(Settings):
     max_message_bytes: int = bounded(64 << 20, low=1 << 16, high=(1 << 31) - 1)
     """Larger messages are refused by whoever receives them; weights and batches must fit."""
     call_timeout_s: float = bounded(10.0, above=0)
-    """Deadline of one call, and of one message of a stream."""
+    """Deadline of the learner's request that the replay server makes its table."""
     keepalive_s: float = bounded(10.0, low=1)
     """Silence on a connection after which its other end is asked whether it lives."""
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+DTYPES = frozenset(
+    np.dtype(name).str for name in ("bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
+)
+"""Of columns that travel."""
+MAX_COLUMNS, MAX_DIMENSIONS = 256, 16
+"""Of what travels; the first two dimensions are [T, B]."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,17 @@ class ArraySpec:
     def nbytes(self) -> int:
         """Bytes of one array."""
         return self.size * np.dtype(self.dtype).itemsize
+
+    def problems(self) -> Iterator[str]:
+        """Why it cannot be a column's."""
+        try:
+            travels = np.dtype(self.dtype).str in DTYPES
+        except (TypeError, ValueError, SyntaxError):
+            travels = False
+        if not travels:
+            yield f"dtype {str(self.dtype)[:40]!r}; give bool or a little-endian integer or float, such as 'float32'"
+        if len(self.shape) > MAX_DIMENSIONS - 2 or not all(type(n) is int and n > 0 for n in self.shape):
+            yield f"shape {str(self.shape)[:80]}; give at most {MAX_DIMENSIONS - 2} whole numbers from 1 on"
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ArraySpec:
@@ -119,6 +137,16 @@ class Signature:
     def nbytes(self, rows: int, envs: int) -> int:
         """Bytes of all columns of an item of that size."""
         return sum((rows + c.extra_rows) * envs * c.array.nbytes for c in self.columns.values())
+
+    def problems(self) -> Iterator[str]:
+        """Why it cannot be a table's."""
+        for word, number in (("max_rows", self.max_rows), ("max_envs", self.max_envs)):
+            if type(number) is not int or number < 1:
+                yield f"{word} is {number!r}; give a whole number from 1 on"
+        if len(self.columns) > MAX_COLUMNS:
+            yield f"{len(self.columns)} columns; give at most {MAX_COLUMNS}"
+        for name, column in self.columns.items():
+            yield from (f"column {str(name)[:80]!r} has {problem}" for problem in column.array.problems())
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists, numbers and strings, for msgpack and JSON."""

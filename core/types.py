@@ -128,16 +128,12 @@ class Plan:
 
 
 class Context(NamedTuple):
-    """What `update` may know beside its batch. `env_steps` counts the steps that came in, this batch's included.
-
-    `items` is how many a replay table held when the batch was drawn.
-    """
+    """What `update` may know beside its batch. `env_steps` counts the steps that came in, this batch's included."""
 
     rng: np.random.Generator
     round: int
     env_steps: int
     budget_env_steps: int
-    items: int = 0
 
     @property
     def progress(self) -> float:

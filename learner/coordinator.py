@@ -46,7 +46,7 @@ class CompleteRound(NamedTuple):
 
 
 class Coordinator:
-    """Connects rounds, publisher and table.
+    """Connects rounds, versions and table.
 
     `batches` is where a source takes what a queue has ready, `complete` where it takes rounds that a replay server has
     staged; `on_complete` tells it so. `why_refused(actors)` says why the table cannot take so many. With a fixed lag
@@ -56,7 +56,6 @@ class Coordinator:
     def __init__(
         self,
         rounds: Rounds,
-        publisher: Publisher,
         hosted: Hosted[RoundQueue] | Hosted[FifoQueue] | None,
         clock: Clock,
         *,
@@ -64,7 +63,8 @@ class Coordinator:
         items_per_batch: int = 1,
         max_staleness: int | None = None,
     ) -> None:
-        self.rounds, self.publisher, self.hosted, self._clock = rounds, publisher, hosted, clock
+        self.rounds, self.publisher = rounds, Publisher(rounds.versions_wanted)
+        self.hosted, self._clock = hosted, clock
         self.batches: queue.SimpleQueue[QueueBatch | None] = queue.SimpleQueue()
         self.complete: queue.SimpleQueue[CompleteRound | None] = queue.SimpleQueue()
         self.on_complete: Callable[[], None] = lambda: None
@@ -72,20 +72,40 @@ class Coordinator:
         self.actors: dict[int, ActorProcess] = {}
         self.joined = 0
         self.started = asyncio.Event()
-        self.table_ready = asyncio.Event()  # nobody joins before there is a table to insert into
+        self._table_ready = asyncio.Event()
+        self._without_table: dict[str, float] = {}  # who waits for a replay server's table -> since when
         if hosted is not None:
-            self.table_ready.set()
+            self._table_ready.set()
+        else:
+            self._without_table["the learner"] = clock.now_s()
         self._start_timeout_s, self._start_by_s = start_timeout_s, math.inf
         self._items_per_batch, self._max_staleness = items_per_batch, max_staleness
         self._opened = rounds.version
         self._taken = -1
-        self._demand = 0
+        self._demand, self._wanted_since_s = 0, math.inf
         self._staged: dict[int, dict[int, UnrollHeader]] = {}  # round -> slot -> header
         self._turn_since_s = math.inf
         if hosted is not None:
             hosted.on_insert = self._inserted
 
     # -------------------------------------------------------------------------------------------- actors
+
+    async def until_table(self, who: str) -> None:
+        """Wait until there is a table to insert into: nobody joins before."""
+        self._without_table.setdefault(who, self._clock.now_s())
+        try:
+            await self._table_ready.wait()
+        finally:
+            self._without_table.pop(who, None)
+
+    def table_made(self) -> None:
+        """The replay server has the table."""
+        self._table_ready.set()
+        self._without_table.clear()
+
+    def without_table(self) -> list[tuple[str, float]]:
+        """Who waits for a replay server to be reached and to make the table, and for how long."""
+        return [(who, self._clock.now_s() - since_s) for who, since_s in self._without_table.items()]
 
     def join(self, incarnation: int, host: str, pid: int, wanted_slot: int | None = None) -> Seat:
         """Give a joining process its slot and first round. Raises ConfigError where the table has no room for it."""
@@ -154,6 +174,8 @@ class Coordinator:
 
     def want_batch(self) -> None:
         """Async queue: the source has room for one batch more."""
+        if not self._demand:
+            self._wanted_since_s = self._clock.now_s()
         self._demand += 1
         self._advance()
 
@@ -178,9 +200,11 @@ class Coordinator:
         self._advance()
 
     def why_it_waits(self) -> tuple[str, float, str] | None:
-        """What a learner with a fixed lag waits for, for how long, and who must act; None where it does not."""
+        """What the learner waits for, for how long, and who must act; None where it does not."""
         current, waited_s = self.publisher.version, self._clock.now_s() - self._turn_since_s
-        if current < 0 or self.rounds.lag is None:
+        if self.rounds.lag is None:
+            return self._why_no_batch()
+        if current <= self._taken:
             return None
         if not self.rounds.started:
             begins = f"{len(self.actors)} of {self.rounds.expected} actors have joined"
@@ -188,8 +212,10 @@ class Coordinator:
                 begins += f"; in {max(0.0, self._start_by_s - self._clock.now_s()):.0f} s it begins with those"
             return "actors", waited_s, begins
         status = self.rounds.status()
+        if not status.seated:
+            return "actors", waited_s, "every actor has left; start one with `shoal actor --learner ADDRESS`"
         owed = status.owed.get(current)
-        if not owed or current <= self._taken:
+        if not owed:
             return None
         reason = f"round {current} waits for the unrolls of slots {', '.join(map(str, owed))}"
         lost = {slot: until_s - self._clock.now_s() for slot, until_s in status.lost.items() if slot in owed}
@@ -197,6 +223,13 @@ class Coordinator:
             left = ", ".join(f"{slot} ({max(0.0, left_s):.0f} s)" for slot, left_s in lost.items())
             reason += f"; lost, and waited for until their grace is over: {left}"
         return "a round", waited_s, reason
+
+    def _why_no_batch(self) -> tuple[str, float, str] | None:
+        if self.hosted is None or not self._demand:
+            return None
+        there, wanted = self.hosted.table.stats().items, self._items_per_batch
+        reason = f"the queue has {there} of the {wanted} unrolls of a batch; actors that deliver: {len(self.actors)}"
+        return "items to sample", self._clock.now_s() - self._wanted_since_s, reason
 
     def _inserted(self, header: UnrollHeader) -> None:
         self.rounds.delivered(header.slot, header.round)
@@ -232,6 +265,6 @@ class Coordinator:
         while self._demand > 0 and table.may_take(self._items_per_batch):
             batch = table.take(self._items_per_batch, self.publisher.version, self._max_staleness)
             if batch is not None:
-                self._demand -= 1
+                self._demand, self._wanted_since_s = self._demand - 1, self._clock.now_s()
                 self.batches.put(batch)
             self.hosted.changed()

@@ -48,6 +48,10 @@ class Exporter:
         for name, figure in progress.algorithm.items():
             self._metrics.set("algorithm", figure, name=name)
         self._total("learner_wait_data_s", progress.times.wait_data_s)
+        self.services(status)
+
+    def services(self, status: Status) -> None:
+        """What the services say, before the first unrolls too: tables and who waits; and the memory of this process."""
         self._total("restarts", status.replaced, process="actor")
         for table, figures in status.tables.items():
             self._table(table, figures)

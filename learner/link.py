@@ -23,6 +23,7 @@ from protos import experience_pb2 as pb
 from replay_server.definition import ReplayDefinition
 from replay_server.settings import MOST_DRAW_BYTES, window_bytes
 from replay_server.settings import plan as parts_of
+from replay_server.staging import MOST_BYTES
 
 ASK_TIMEOUT_S = 2.0
 MESSAGE_SHARE = 0.9
@@ -69,14 +70,27 @@ def definition_of(
     return replace(definition, max_batches=max(1, min(batches, fits)))
 
 
-def why_refused(definition: ReplayDefinition, actors: int) -> str | None:
-    """Why the table cannot have so many actors, with the arithmetic.
+def why_refused(definition: ReplayDefinition, actors: int, lag: int | None = None) -> str | None:
+    """Why the table cannot have so many actors, with the arithmetic. With a fixed lag each stages lag + 1 unrolls.
 
     Raises ConfigError with all that is wrong with the table itself: a ring too small for its own writers, or a rate
     limiter that would deadlock.
     """
     signature = definition.signature
-    return parts_of(definition).layout.problem(actors, signature.max_rows, signature.max_envs)
+    problem = parts_of(definition).layout.problem(actors, signature.max_rows, signature.max_envs)
+    return problem if problem is not None or lag is None else _why_too_much_staged(signature, actors, lag)
+
+
+def _why_too_much_staged(signature: Signature, actors: int, lag: int) -> str | None:
+    unroll = signature.nbytes(signature.max_rows, signature.max_envs)
+    need = actors * (lag + 1) * unroll
+    if need <= MOST_BYTES:
+        return None
+    return (
+        f"with a fixed policy lag of {lag}, {actors} actors x {lag + 1} unrolls of {unroll:,} bytes that wait for "
+        f"their rounds at the replay server are {need:,} bytes, the limit is {MOST_BYTES:,}: use fewer actors, fewer "
+        "environments an actor or shorter unrolls, or --policy-lag async"
+    )
 
 
 class ReplayLink:

@@ -32,7 +32,6 @@ class Publisher:
         self._kept: deque[tuple[int, bytes]] = deque(maxlen=keep)
         self._finished: str | None = None
         self._changed = asyncio.Event()
-        self.subscribers = 0
 
     @property
     def version(self) -> int:
@@ -60,16 +59,12 @@ class Publisher:
 
     async def subscribe(self, from_version: int, every: bool) -> AsyncGenerator[bytes, None]:
         """Versions from `from_version` on, each (in order) or the newest; ends after telling that the run is over."""
-        self.subscribers += 1
-        try:
-            while self._finished is None:
-                due = [kept for kept in self._kept if kept[0] >= from_version]
-                if not due:
-                    await self._changed.wait()
-                    continue
-                version, encoded = due[0] if every else due[-1]
-                from_version = version + 1
-                yield encoded
-            yield pb.WeightsReply(finished=self._finished).SerializeToString()
-        finally:
-            self.subscribers -= 1
+        while self._finished is None:
+            due = [kept for kept in self._kept if kept[0] >= from_version]
+            if not due:
+                await self._changed.wait()
+                continue
+            version, encoded = due[0] if every else due[-1]
+            from_version = version + 1
+            yield encoded
+        yield pb.WeightsReply(finished=self._finished).SerializeToString()

@@ -37,9 +37,15 @@ class Recorder:
         self.verdict = Verdict("starting", "waiting for the first unrolls")
 
     def tick(self, status: Callable[[], Status], *, force: bool = False) -> None:
-        """Write a line of progress if one is due; `status` is asked only then."""
+        """Write a line of progress if one is due; `status` is asked only then.
+
+        Before the first unrolls there is no line, and all that is known is what the services say.
+        """
         progress = self._progress
-        if progress.started_s is None or not (force or self._is_due()):
+        if progress.started_s is None:
+            self._exporter.services(status())
+            return
+        if not (force or self._is_due()):
             return
         self._last_s, self._last_env_steps = progress.now_s(), progress.env_steps
         now, (rate, shares) = status(), progress.window()

@@ -6,6 +6,7 @@ core/sampling.py's, which outlives a restart of the server: what was not answere
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +21,14 @@ from learner.source import Delivery
 
 AHEAD = 2
 """Rounds that are requested before they are needed, in async pace."""
+_STUCK = {
+    "unrolls of slots": "An unroll went with both its actor and the replay server",
+    "the disk": "Its manifests cannot be written: the disk is full, gone or too slow, as the replay server's log says",
+    "a sample": "The table lost the items that were to be drawn from",
+}
+"""Words of a reason why a staged round does not come, and what must have happened."""
 Note = Callable[[Sequence[UnrollHeader]], None]
+logger = logging.getLogger(__name__)
 
 
 class Stream(Protocol):
@@ -101,7 +109,7 @@ class ReplayFetch:
     def _deliver(self, drawn: Sequence[Reply], headers: Sequence[UnrollHeader]) -> tuple[Columns, Delivery]:
         """One batch of all that was drawn for it."""
         columns = dict(join([_columns(reply) for reply in drawn], self._without_rows))
-        delivery = Delivery(None, headers, keys=columns.pop("key"), items=drawn[-1].items)
+        delivery = Delivery(None, headers, keys=columns.pop("key"))
         delivery.limiter_wait_s = sum(reply.waited_s for reply in drawn)
         return columns, delivery
 
@@ -147,6 +155,7 @@ class LagFetch(ReplayFetch):
 
     The request for a round goes out when the version before it is published and all that its cohort owes is staged, so
     draws and priorities come in the same order in every run. `rounds` gives the complete ones, None at the end.
+    `went_back`: a power cut or a rollback took what the run had put into the table, so it cannot be repeated.
     """
 
     def __init__(
@@ -163,6 +172,8 @@ class LagFetch(ReplayFetch):
         self._rounds, self._patience_s = rounds, patience_s
         self._count = UpdateCount(table.min_size, table.updates_per_env_step)
         self._may_draw = False  # from an empty table a draw would wait for ever
+        self._epoch: int | None = None
+        self.went_back = False
 
     def __call__(self) -> tuple[Columns | None, Delivery] | None:
         """The next round's batch; none where no update is due yet."""
@@ -195,10 +206,26 @@ class LagFetch(ReplayFetch):
         while True:
             reply = self._receive()
             if reply is not None and reply.keys is not None:
+                self._look_at(reply.epoch, round_)
                 return reply
             if reply is not None and reply.waited_s > self._patience_s:
                 raise DeadlineError(
-                    f"round {round_} was staged and cannot be applied for {reply.waited_s:.0f} s "
+                    f"round {round_} was staged and waits at the replay server for {reply.waited_s:.0f} s "
                     f"(faults.learner_patience_s {self._patience_s:g}): {reply.reason or 'no reason told'}. "
-                    "An unroll went with both its actor and the replay server; go on from the checkpoint with --resume"
+                    f"{_why_stuck(reply.reason)}; go on from the checkpoint with --resume"
                 )
+
+    def _look_at(self, epoch: int, round_: int) -> None:
+        if self._epoch not in (None, epoch):
+            self.went_back = True
+            logger.warning(
+                "round %d: the replay table went back in time (epoch %x is %x now): a power cut or a rollback took "
+                "items that were in it. The run goes on without them; the same seed will not give its weights again",
+                *(round_, self._epoch, epoch),
+            )
+        self._epoch = epoch
+
+
+def _why_stuck(reason: str) -> str:
+    """What must have happened, by what the server waits for."""
+    return next((what for words, what in _STUCK.items() if words in reason), "The replay server's log may say more")

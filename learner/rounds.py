@@ -36,11 +36,10 @@ class Dropped(NamedTuple):
 
 @dataclass
 class _Seated:
-    """One slot in use. `lost_until_s` is set while its actor is gone; `leaving` once it said goodbye."""
+    """One slot in use. `lost_until_s` is set while its actor is gone."""
 
     incarnation: int
     lost_until_s: float | None = None
-    leaving: bool = False
 
 
 @dataclass
@@ -55,18 +54,10 @@ class _Cohort:
 class RoundsStatus:
     """The numbers behind a decision, for `shoal status`. Slots in ascending order."""
 
-    version: int
-    started: bool
-    deterministic: bool
     seated: tuple[int, ...]
     lost: dict[int, float]
-    leaving: tuple[int, ...]
     owed: dict[int, tuple[int, ...]]
-    joined: int
     replaced: int
-    left: int
-    expired: int
-    dropped_unrolls: int
 
 
 class Rounds:
@@ -95,24 +86,29 @@ class Rounds:
         self._first_async_round = first_async_round
         self._staged = staged
         self._next_round: dict[int, int] = {}  # async pace: after the newest round that a slot delivered
-        self._joined = self._replaced = self._left = self._expired = self._dropped = 0
+        self._replaced = 0
 
     @property
     def started(self) -> bool:
         """Whether the first cohorts are frozen (never in async pace: there are none)."""
         return bool(self._cohorts)
 
-    def acts_with(self, round: int) -> int:
-        """The version that acts in `round`."""
-        return max(0, round - (self.lag or 0))
+    @property
+    def versions_wanted(self) -> int:
+        """How many of the newest versions an actor may ask for.
+
+        The oldest open round acts with the one `lag` before the newest. A replacement that repeats what was staged does
+        not hold the learner up, which goes on meanwhile to the first round that it owes, at most lag + 1 further.
+        """
+        if self.lag is None:
+            return 1
+        return (self.lag + 1) * (2 if self._staged else 1)
 
     def join(self, incarnation: int, now_s: float, wanted_slot: int | None = None) -> Seat:
         """A seat for an actor. The same life gets its own back; then `wanted_slot` and lost slots; then a fresh one."""
         slot = self._find_slot(incarnation, now_s, wanted_slot)
         before = self._seats.get(slot)
-        if before is None:
-            self._joined += 1
-        elif before.incarnation != incarnation:
+        if before is not None and before.incarnation != incarnation:
             self._replaced += 1
         if self.started and (before is None or before.incarnation != incarnation):
             self.deterministic = False
@@ -146,43 +142,26 @@ class Rounds:
             return False
         cohort.owes.remove(slot)
         cohort.delivered.add(slot)
-        self._free_if_left(slot)
         return True
 
     def lost(self, slot: int, incarnation: int, now_s: float) -> None:
         """The actor's stream broke. Ignored when another life has the slot by now, or it is known."""
         seat = self._seats.get(slot)
         if seat is not None and seat.incarnation == incarnation and seat.lost_until_s is None:
-            seat.lost_until_s = now_s if seat.leaving else now_s + self.grace_s
-
-    def leave(self, slot: int) -> int | None:
-        """The actor goes on purpose: no further cohort has it. Returns the last round it still owes, if any."""
-        seat = self._seats.get(slot)
-        if seat is None or seat.leaving:
-            return self._last_owed(slot)
-        seat.leaving = True
-        self._left += 1
-        self.deterministic = self.deterministic and not self.started
-        self._free_if_left(slot)
-        return self._last_owed(slot)
+            seat.lost_until_s = now_s + self.grace_s
 
     def expire(self, now_s: float) -> list[Dropped]:
         """Slots whose grace is over leave; returns the unrolls that need not be waited for any more."""
         dropped = []
         over = [s for s, seat in self._seats.items() if seat.lost_until_s is not None and seat.lost_until_s <= now_s]
         for slot in sorted(over):
-            self._expired += not self._seats.pop(slot).leaving
+            del self._seats[slot]
             self.deterministic = self.deterministic and not self.started
             for round, cohort in self._cohorts.items():
                 if slot in cohort.owes:
                     cohort.owes.remove(slot)
                     dropped.append(Dropped(round, slot))
-        self._dropped += len(dropped)
         return sorted(dropped)
-
-    def next_expiry_s(self) -> float | None:
-        """When `expire` has something to do next; None while nobody is lost."""
-        return min((seat.lost_until_s for seat in self._seats.values() if seat.lost_until_s is not None), default=None)
 
     def complete(self, round: int) -> bool:
         """Whether a frozen round can be taken: nobody owes, and somebody is there at all.
@@ -190,7 +169,7 @@ class Rounds:
         With every actor gone the learner waits for one to join instead of running through empty rounds.
         """
         cohort = self._cohorts.get(round)
-        return cohort is not None and not cohort.owes and bool(cohort.delivered or self._members())
+        return cohort is not None and not cohort.owes and bool(cohort.delivered or self._seats)
 
     def published(self) -> tuple[int, ...]:
         """Version + 1 is published and the cohort of round version + lag frozen, in one step. Returns that cohort."""
@@ -205,8 +184,8 @@ class Rounds:
             )
         del self._cohorts[self.version]
         self.version += 1
-        self._cohorts[self.version + self.lag] = _Cohort(set(self._members()))
-        return tuple(sorted(self._members()))
+        self._cohorts[self.version + self.lag] = _Cohort(set(self._seats))
+        return tuple(sorted(self._seats))
 
     def cohort(self, round: int) -> tuple[int, ...] | None:
         """The slots of a frozen round, without those that were dropped; None when it is not frozen yet, or over."""
@@ -217,42 +196,26 @@ class Rounds:
         """Whether somebody has the slot, or is waited for."""
         return slot in self._seats
 
-    def frozen(self) -> tuple[int, ...]:
-        """The rounds whose cohorts stand: version .. version + lag once started."""
-        return tuple(self._cohorts)
-
     def status(self) -> RoundsStatus:
         """All numbers."""
         return RoundsStatus(
-            version=self.version,
-            started=self.started,
-            deterministic=self.deterministic,
             seated=tuple(sorted(self._seats)),
             lost={s: seat.lost_until_s for s, seat in sorted(self._seats.items()) if seat.lost_until_s is not None},
-            leaving=tuple(sorted(slot for slot, seat in self._seats.items() if seat.leaving)),
             owed={round: tuple(sorted(cohort.owes)) for round, cohort in self._cohorts.items()},
-            joined=self._joined,
             replaced=self._replaced,
-            left=self._left,
-            expired=self._expired,
-            dropped_unrolls=self._dropped,
         )
 
     def _find_slot(self, incarnation: int, now_s: float, wanted_slot: int | None) -> int:
         for slot, seat in self._seats.items():
-            if seat.incarnation == incarnation and not seat.leaving:
+            if seat.incarnation == incarnation:
                 return slot
-        grace = {slot: seat.lost_until_s for slot, seat in self._seats.items() if not seat.leaving}
-        lost = [slot for slot, until_s in grace.items() if until_s is not None and until_s > now_s]
+        graces = {slot: seat.lost_until_s for slot, seat in self._seats.items()}
+        lost = [slot for slot, until_s in graces.items() if until_s is not None and until_s > now_s]
         if wanted_slot is not None:
             free = wanted_slot not in self._seats and 0 <= wanted_slot < self.expected
             if free or wanted_slot in lost:
                 return wanted_slot
         return min(lost) if lost else next(s for s in range(len(self._seats) + 1) if s not in self._seats)
-
-    def _members(self) -> list[int]:
-        """The slots of the next cohort to be frozen: everybody who is here or waited for, and stays."""
-        return [slot for slot, seat in self._seats.items() if not seat.leaving]
 
     def _first_round(self, slot: int) -> int:
         if self.lag is None:
@@ -267,12 +230,3 @@ class Rounds:
             ),
             default=self.version + self.lag + 1,
         )
-
-    def _last_owed(self, slot: int) -> int | None:
-        return max((round for round, cohort in self._cohorts.items() if slot in cohort.owes), default=None)
-
-    def _free_if_left(self, slot: int) -> None:
-        """A leaving slot that owes nothing is free again."""
-        seat = self._seats.get(slot)
-        if seat is not None and seat.leaving and self._last_owed(slot) is None:
-            del self._seats[slot]

@@ -38,7 +38,7 @@ class LearnerService:
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
         """A process gets a seat and is told everything."""
         rpc.check_protocol(request.protocol, f"the actor on {request.host} (pid {request.pid})")
-        await self._coordinator.table_ready.wait()
+        await self._coordinator.until_table(f"the actor on {request.host} (pid {request.pid})")
         wanted = request.wanted_slot if request.HasField("wanted_slot") else None
         seat = self._coordinator.join(request.incarnation, request.host, request.pid, wanted)
         return pb.JoinReply(

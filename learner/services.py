@@ -24,7 +24,7 @@ from learner.background import LoopThread
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
 from learner.link import ReplayLink, definition_of, why_refused
-from learner.publisher import Publisher, encode
+from learner.publisher import encode
 from learner.replay import AsyncFetch, LagFetch
 from learner.rounds import Rounds
 from learner.service import LearnerService
@@ -81,7 +81,6 @@ class Services:
                 first_async_round=env_steps,
                 staged=isinstance(plan.table, Replay),
             ),
-            Publisher((self._lag or 0) + 1),
             self._host_queue(),
             SystemClock(),
             start_timeout_s=config.faults.start_timeout_s,
@@ -92,8 +91,8 @@ class Services:
             self._definition = definition_of(
                 TABLE, plan, plan.table, signature, config.actors, config.network.max_message_bytes
             )
-            ConfigError.raise_if(filter(None, [why_refused(self._definition, config.actors)]))
-            self._coordinator.why_refused = partial(why_refused, self._definition)
+            ConfigError.raise_if(filter(None, [why_refused(self._definition, config.actors, self._lag)]))
+            self._coordinator.why_refused = partial(why_refused, self._definition, lag=self._lag)
 
     def start(self, addresses: Sequence[str], replay_address: str | None) -> list[str]:
         """Listen; returns the addresses with their real ports. Connects to a replay server where one is used."""
@@ -123,7 +122,7 @@ class Services:
 
     def _replay_ready(self, link: ReplayLink, fetch: AsyncFetch | LagFetch) -> None:
         self._coordinator.on_complete = fetch.wake
-        self._coordinator.table_ready.set()
+        self._coordinator.table_made()
         self._tasks.append(asyncio.create_task(self._ask(link)))
 
     async def _tick(self) -> None:
@@ -158,11 +157,12 @@ class Services:
 
     async def _status(self) -> Status:
         rounds, hosted = self._coordinator.rounds, self._coordinator.hosted
+        went_back = isinstance(self._fetch, LagFetch) and self._fetch.went_back
         figures = hosted.table.figures() if hosted is not None else self._told[0]
         return Status(
             actors=len(self._coordinator.actors),
             replaced=rounds.status().replaced,
-            deterministic=rounds.deterministic,
+            deterministic=rounds.deterministic and not went_back,
             tables={TABLE: figures} if figures else {},
             waiters=tuple(self._waiters()),
         )
@@ -175,7 +175,16 @@ class Services:
             waiters = [Waiter(TABLE, w.who, w.what, hosted.waited_s(w), w.why() or "") for w in hosted.waiters()]
         if owed is not None:
             waiters.insert(0, Waiter(TABLE, "the learner", *owed))
+        for who, waited_s in self._coordinator.without_table():
+            waiters.append(Waiter(TABLE, who, "the replay server", waited_s, self._why_no_table()))
         return waiters
+
+    def _why_no_table(self) -> str:
+        limit_s = self._config.faults.start_timeout_s
+        return (
+            f"the learner has not reached the one at {self._replay_address or 'its own address'}: start it, or correct "
+            f"--replay-address; the run ends after {limit_s:g} s without it (faults.start_timeout_s)"
+        )
 
     def close(self) -> None:
         """Stop listening, wake everybody, end the loop."""

@@ -24,7 +24,7 @@ from learner.coordinator import Coordinator
 class Delivery:
     """What the loop trains on: a batch on the device, or none (no update is due, or only news), and headers.
 
-    `keys` [n] are those of the batch's items in a replay table, which held `items`.
+    `keys` [n] are those of the batch's items in a replay table.
     """
 
     batch: dict[str, torch.Tensor] | None
@@ -32,7 +32,6 @@ class Delivery:
     is_round: bool = True
     limiter_wait_s: float = 0.0
     keys: Array | None = None
-    items: int = 0
 
 
 class Fetch(Protocol):

@@ -90,9 +90,7 @@ class Trainer:
             return
         if delivery.batch is not None:
             started_s = time.perf_counter()
-            context = Context(
-                self._rng(), progress.version, progress.env_steps, progress.budget_env_steps, delivery.items
-            )
+            context = Context(self._rng(), progress.version, progress.env_steps, progress.budget_env_steps)
             result = self._algorithm.update(self._network, self._state, delivery.batch, context)
             _check_finite(result, delivery, progress.version)
             if result.priorities is not None and delivery.keys is not None:  # before the version that asks for more

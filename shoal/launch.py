@@ -21,7 +21,7 @@ from shoal.data_place import sweep
 from shoal.live import View, plural
 from shoal.processes import Child, Children
 from shoal.progress import Progress, Tail
-from shoal.replay_child import ReplayChild, check_empty
+from shoal.replay_child import ReplayChild
 from shoal.run_dir import RunDir
 from shoal.sockets import socket_folder
 
@@ -60,8 +60,6 @@ class Launch:
 
         Raises the learner's own error where it fails, KeyboardInterrupt after Ctrl-C and SystemExit after SIGTERM.
         """
-        if not self._resume:
-            check_empty(self._config)
         sweep()
         with socket_folder() as folder, _signals(self._on_signal), contextlib.ExitStack() as stack:
             self._folder = folder

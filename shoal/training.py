@@ -20,6 +20,7 @@ from core.config import Config
 from core.errors import CheckpointError, ConfigError, ShoalError
 from shoal import settings as reader
 from shoal.live import make_view
+from shoal.replay_child import check_empty
 from shoal.run_dir import RunDir, default_path, prepare, release, remove_run
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def run(
     config, place = set_up(file, flags, sets, more=more, resume=resume, overwrite=overwrite)
     with undone_if_refused(place, resume):
         write_config(config, place)
+        if not resume:
+            check_empty(config)
         try:
             go_on = resume and can_resume(place)
             Launch(config, place, make_view(place.path, quiet=quiet), resume=go_on).run()

@@ -233,7 +233,10 @@ class DQN:
 
 
 def loss(config: DQNConfig, q_N: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Weighted sum of Huber (with threshold 1) or squared errors of Q(s, a); the weights of a batch add up to 1."""
+    """Weighted sum of Huber (with threshold 1) or squared errors of Q(s, a).
+
+    The weights of a batch add up to 1; where it is prioritised, to at most 1.
+    """
     kind = functional.smooth_l1_loss if config.huber else functional.mse_loss
     return torch.dot(weights_N, kind(q_N, targets_N, reduction="none"))
 

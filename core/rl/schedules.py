@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 
-def constant(value: float) -> float:
-    """The same value for ever; for symmetry with `linear`."""
-    return value
-
-
 def linear(start: float, end: float, progress: float) -> float:
     """From `start` at progress 0 to `end` at progress 1 and beyond; progress below 0 counts as 0."""
     share = min(1.0, max(0.0, progress))

@@ -90,6 +90,7 @@ def test_actors_and_replay_server_killed_together_end_no_run(train: Train, tmp_p
     assert code == 0, said
     end = summary(tmp_path)
     assert end["restarts"] == 3
+    assert not end["deterministic"]
     assert end["env_steps"] >= 4000
     check_updates(end)
 

@@ -130,6 +130,9 @@ def test_tables_are_kept_where_the_user_says(launch: Launch, tmp_path: Path) -> 
     assert (tmp_path / "kept/lives").read_text() == "one\n" * 3
     (tmp_path / "kept/experience").mkdir()
     (tmp_path / "kept/experience/definition.json").touch()
+    process = launch("replay", "--algorithm", "dqn", "--data-dir", "kept", "--resume")  # a run without a checkpoint
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
     process = launch("replay", "--algorithm", "dqn", "--data-dir", "kept", "--overwrite")
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from core.config import from_plain
 from core.specs import ArraySpec, ColumnSpec, Signature
 from core.types import Async, Lag, Plan, Queue, Replay, Rows
 from learner.bottleneck import Verdict
+from learner.replay import LagFetch
 from learner.services import TABLE, Services
 from protos import learner_pb2 as pb
-from tests.services.serving import wait_until
+from replay_server.service import ExperienceService
+from tests.conftest import Threads
+from tests.services.experience import EXPERIENCE
+from tests.services.serving import Serving, wait_until
 
 SIGNATURE = Signature({"valid": ColumnSpec(ArraySpec((), "uint8"))}, max_rows=4, max_envs=2)
 REPLAY = Replay(capacity=1000, batch_size=8, min_size=100, updates_per_env_step=0.25)
@@ -24,10 +29,10 @@ DEADLINE_S = 10.0
 
 
 class Learner:
-    """The services of a learner that never trains."""
+    """The services of a learner that never trains. `start` returns when the replay server, if it has one, answers."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        config = from_plain({"algorithm": "ppo", "actors": 2, "replay": "embedded"})
+    def __init__(self, folder: Path, plan: Plan, replay_address: str | None = None) -> None:
+        config = from_plain({"algorithm": "ppo", "actors": 2})
         self.services = Services(
             config,
             plan,
@@ -38,16 +43,19 @@ class Learner:
             env_steps=0,
             news=lambda: ({}, Verdict("learner", "")),
         )
-        address = self.services.start([f"unix:{folder / 's'}"], None)[0]
-        self.channel = rpc.open_channel(address)
+        self._address, self._replay_address = f"unix:{folder / 'learner'}", replay_address
+        self.channel = rpc.open_channel(self._address)
         self.client = rpc.Client(self.channel, pb.DESCRIPTOR.services_by_name["Learner"], "the learner")
+
+    def start(self) -> None:
+        self.services.start([self._address], self._replay_address)
 
     def join(self, incarnation: int) -> int:
         request = pb.JoinRequest(protocol=rpc.PROTOCOL, incarnation=incarnation, host="h", pid=1)
-        return self.client.unary("Join", request, pb.JoinReply, DEADLINE_S).slot
+        return self.client.unary("Join", request, pb.JoinReply, DEADLINE_S, wait=True).slot
 
     def info(self) -> pb.LearnerInfoReply:
-        return self.client.unary("Info", pb.LearnerInfoRequest(), pb.LearnerInfoReply, DEADLINE_S)
+        return self.client.unary("Info", pb.LearnerInfoRequest(), pb.LearnerInfoReply, DEADLINE_S, wait=True)
 
     def close(self) -> None:
         self.channel.close()
@@ -58,6 +66,7 @@ class Learner:
 @pytest.fixture
 def learner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Learner]:
     learner = Learner(tmp_path, request.param)
+    learner.start()
     yield learner
     learner.close()
 
@@ -100,3 +109,30 @@ def test_an_actor_too_many_for_the_ring_is_refused_with_the_arithmetic(learner: 
     with pytest.raises(Exception, match="3 actors that send 4 rows of 2 environments"):
         learner.join(3)
     assert learner.join(2) == 1
+
+
+def test_before_there_is_a_replay_server_the_learner_and_who_joins_are_said_to_wait(
+    tmp_path: Path, serving: Serving, threads: Threads
+) -> None:
+    with contextlib.closing(Learner(tmp_path, Plan(Rows(4), REPLAY, Async()), serving.address)) as learner:
+        threads.start(learner.start)
+        joins = threads.start(learner.join, 1)
+        wait_until(lambda: len(learner.info().waiters) == 2, "both wait")
+        learners, actors = learner.info().waiters
+        assert (learners.table, learners.who, learners.what) == (TABLE, "the learner", "the replay server")
+        assert (actors.who, actors.what) == ("the actor on h (pid 1)", "the replay server")
+        assert f"has not reached the one at {serving.address}" in actors.reason
+        assert "after 60 s without it (faults.start_timeout_s)" in actors.reason
+        serving.start(EXPERIENCE, ExperienceService())
+        assert joins.result(DEADLINE_S) == 0
+        assert "the replay server" not in [waiter.what for waiter in learner.info().waiters]
+        threads.join()
+
+
+@pytest.mark.parametrize("learner", [Plan(Rows(4), REPLAY, Lag(1))], indirect=True)
+def test_a_run_whose_table_went_back_in_time_cannot_be_repeated(learner: Learner) -> None:
+    assert learner.services.status().deterministic
+    fetch = learner.services.fetch()
+    assert isinstance(fetch, LagFetch)
+    fetch.went_back = True
+    assert not learner.services.status().deterministic

@@ -186,7 +186,7 @@ def test_a_wait_has_a_deadline(server: Scripted, receive: Receive) -> None:
 
 def test_the_end_of_the_run_wakes_whoever_waits(server: Scripted, receive: Receive, threads: Threads) -> None:
     called = threading.Event()
-    receiver = receive(on_finished=called.set)
+    receiver = receive(on_end=called.set)
     waiting = threads.start(version, receiver, 0)
     wait_until(lambda: pausing(receiver), "take waits")
     assert not called.is_set()
@@ -267,15 +267,19 @@ def test_a_version_that_goes_back_is_noticed(server: Scripted, receive: Receive)
 
 
 def test_patience_ends_when_nobody_answers(receive: Receive) -> None:
-    clock = FakeClock()
-    receiver = receive(clock=clock)
+    clock, called = FakeClock(), threading.Event()
+    receiver = receive(clock=clock, on_end=called.set)
     wait_until(lambda: pausing(receiver), "the first attempt failed")
     clock.advance(29.0)
     with pytest.raises(errors.DeadlineError):
         receiver.take(0, 0.1)
+    assert not called.is_set()
+    assert receiver.error is None
     clock.advance(2.0)
     with pytest.raises(errors.UnavailableError, match="the test's learner cannot be reached"):
         receiver.take(0, DEADLINE_S)
+    assert called.wait(DEADLINE_S)  # who waits for acks, not for weights, is told this way
+    assert isinstance(receiver.error, errors.UnavailableError)
 
 
 def test_patience_starts_when_a_stream_that_stood_breaks(serving: Serving, server: Scripted, receive: Receive) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from core.clock import FakeClock
 from core.types import UnrollHeader
 from learner.coordinator import Coordinator
-from learner.publisher import Publisher
 from learner.rounds import Rounds, Seat
 from replay_server.hosting import Hosted
 from replay_server.queue import FifoQueue, QueueBatch, RoundQueue
@@ -30,16 +29,15 @@ class Run:
         )
         hosted: Hosted[RoundQueue] | Hosted[FifoQueue] = Hosted("experience", self.table, self.clock)  # type: ignore[assignment]
         self.rounds = Rounds(lag, GRACE_S, expected, version)
-        self.publisher = Publisher((lag or 0) + 1)
         self.coordinator = Coordinator(
             self.rounds,
-            self.publisher,
             hosted,
             self.clock,
             start_timeout_s=START_S,
             items_per_batch=items,
             max_staleness=more.get("max_staleness"),
         )
+        self.publisher = self.coordinator.publisher
         self._hosted = hosted
         self._lives: dict[int, CountingLife] = {}
 

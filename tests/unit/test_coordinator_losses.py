@@ -136,6 +136,21 @@ def test_fifo_batches_come_as_they_are_wanted() -> None:
     assert (run.batch(), run.batch()) == ([(0, 4), (0, 5)], None)
 
 
+def test_a_batch_that_is_wanted_is_said_to_be_waited_for_and_since_when() -> None:
+    run = Run(None, items=2)
+    run.publish(0)
+    run.join(1)
+    run.clock.advance(5.0)
+    assert run.coordinator.why_it_waits() is None
+    run.coordinator.want_batch()
+    run.deliver(1, 0)
+    run.clock.advance(3.0)
+    reason = "the queue has 1 of the 2 unrolls of a batch; actors that deliver: 1"
+    assert run.coordinator.why_it_waits() == ("items to sample", 3.0, reason)
+    run.deliver(1, 1)
+    assert run.coordinator.why_it_waits() is None
+
+
 def test_fifo_drops_what_is_too_stale_and_goes_on_wanting() -> None:
     run = Run(None, items=1, max_staleness=1)
     run.publish(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 
 import pytest
@@ -10,7 +11,6 @@ from core.clock import FakeClock
 from core.errors import ConfigError
 from core.types import UnrollHeader
 from learner.coordinator import Coordinator
-from learner.publisher import Publisher
 from learner.rounds import Rounds, Seat
 
 GRACE_S = 10.0
@@ -22,7 +22,7 @@ class Run:
     def __init__(self, lag: int | None, expected: int = 2, version: int = 0) -> None:
         self.clock = FakeClock()
         self.rounds = Rounds(lag, GRACE_S, expected, version, staged=True)
-        self.coordinator = Coordinator(self.rounds, Publisher((lag or 0) + 1), None, self.clock)
+        self.coordinator = Coordinator(self.rounds, None, self.clock)
         self.told = 0
         self.coordinator.on_complete = self._tell
 
@@ -35,7 +35,7 @@ class Run:
         return seat
 
     def publish(self, version: int) -> None:
-        self.coordinator.publish(version, b"weights")
+        self.coordinator.publish(version, f"v{version}".encode())
 
     def stage(self, *unrolls: tuple[int, int]) -> None:
         """The replay server tells of (slot, round) staged."""
@@ -122,6 +122,31 @@ def test_a_replacement_repeats_what_the_replay_server_may_lose() -> None:
     assert run.complete() == (1, [0, 1])
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_learner_goes_on_and_a_replacement_still_gets_the_versions_that_it_repeats_with(lag: int) -> None:
+    run = Run(lag)
+    run.publish(0)
+    run.join(1)
+    run.join(2)
+    for round_ in range(5 + lag):
+        run.stage((0, round_), (1, round_))
+        if round_ < 4:
+            run.publish(round_ + 1)
+    run.coordinator.lost(1, 2)
+    assert run.join(3) == Seat(1, 4)
+    while run.rounds.complete(run.rounds.version):  # before the replacement's weights stream stands
+        run.publish(run.rounds.version + 1)
+        run.stage((0, run.rounds.version + lag))
+    assert run.rounds.version == 5 + lag
+
+    async def stream() -> list[bytes]:
+        versions = run.coordinator.publisher.subscribe(4 - lag, every=True)
+        async with asyncio.timeout(1.0):  # what is kept comes without waiting
+            return [await anext(versions) for _ in range(2 * (lag + 1))]
+
+    assert asyncio.run(stream()) == [f"v{version}".encode() for version in range(4 - lag, 6 + lag)]
+
+
 def test_a_resumed_run_begins_with_the_checkpoints_round() -> None:
     run = Run(1, expected=1, version=20)
     run.publish(20)
@@ -179,6 +204,22 @@ def test_before_the_start_it_waits_for_actors_until_a_deadline() -> None:
     found = run.coordinator.why_it_waits()
     assert found is not None
     assert found[0] == "a round"
+
+
+def test_when_every_actor_has_left_it_waits_for_one_to_be_started() -> None:
+    run = Run(1)
+    run.publish(0)
+    run.join(1)
+    run.join(2)
+    for slot in (0, 1):
+        run.coordinator.lost(slot, slot + 1)
+    run.clock.advance(GRACE_S + 1)
+    run.coordinator.tick()
+    left = "every actor has left; start one with `shoal actor --learner ADDRESS`"
+    assert run.coordinator.why_it_waits() == ("actors", GRACE_S + 1, left)
+    run.join(3)
+    assert run.complete() == (0, [])  # a round without updates
+    assert run.coordinator.why_it_waits() is None
 
 
 def test_in_async_pace_nobody_waits_for_a_round() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.config import Config
+from core.errors import ConfigError
 from shoal import data_place
 from shoal.data_place import chosen, file_system, own_folder, run_folder, size_text, sweep, tables_in
+from shoal.replay_child import check_empty
 
 
 @pytest.fixture
@@ -142,6 +146,19 @@ def test_tables_are_found_by_their_definitions(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     assert tables_in(tmp_path) == ["a", "b"]
     assert tables_in(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(("lag", "resume"), [("auto", True), ("async", True), (0, False), (1, False)])
+def test_anothers_tables_are_refused_and_a_resume_is_advised_where_it_would_take_them(
+    tmp_path: Path, lag: Any, resume: bool
+) -> None:
+    config = Config(algorithm="dqn", policy_lag=lag, replay_data_dir=str(tmp_path))
+    check_empty(config)
+    (tmp_path / "experience").mkdir()
+    (tmp_path / "experience" / "definition.json").touch()
+    with pytest.raises(ConfigError, match=r"holds experience of another run; .*choose another --data-dir") as refused:
+        check_empty(config)
+    assert ("--resume" in str(refused.value)) == resume
 
 
 def test_sizes_for_people() -> None:

@@ -23,7 +23,7 @@ TASK = Task(seed=1, slot=0, slots=1, round=0)
 
 
 def context(env_steps: int = 50) -> Context:
-    return Context(np.random.default_rng(0), 0, env_steps, budget_env_steps=100, items=1000)
+    return Context(np.random.default_rng(0), 0, env_steps, budget_env_steps=100)
 
 
 def test_importance_weights_are_literal_and_at_most_1() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from core.types import Async, Lag, Plan, Replay, Rows
 from learner.link import definition_of, why_refused
 from learner.main import resolve
 from replay_server.definition import ReplayDefinition
+from replay_server.staging import MOST_BYTES
 
 SIGNATURE = Signature({"valid": ColumnSpec(ArraySpec((), "uint8"))}, max_rows=16, max_envs=8)
 
@@ -55,6 +57,20 @@ def test_a_ring_too_small_for_its_actors_is_refused_with_the_arithmetic() -> Non
     assert "capacity to 17" in (why_refused(made, 4) or "")
     with pytest.raises(ConfigError, match="3 actors"):
         why_refused(definition(Async(), capacity=1400), 3)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_more_than_may_be_staged_is_refused_with_the_arithmetic(lag: int) -> None:
+    obs = ColumnSpec(ArraySpec((1 << 18,), "uint8"), extra_rows=1)  # 17 rows of 8 environments are 34 MiB
+    signature = Signature({**SIGNATURE.columns, "obs": obs}, SIGNATURE.max_rows, SIGNATURE.max_envs)
+    made = replace(definition(Lag(lag), capacity=50_000), signature=signature, max_batches=1)
+    unroll = 17 * 8 * (1 << 18) + 16 * 8
+    most = MOST_BYTES // ((lag + 1) * unroll)
+    assert why_refused(made, most, lag) is None
+    need = (most + 1) * (lag + 1) * unroll
+    words = f"{most + 1} actors x {lag + 1} unrolls of {unroll:,} bytes .* are {need:,} bytes"
+    assert re.search(words, why_refused(made, most + 1, lag) or "")
+    assert why_refused(made, most + 1) is None  # in async pace nothing is staged
 
 
 def test_a_buffer_that_would_deadlock_is_refused_with_the_arithmetic() -> None:

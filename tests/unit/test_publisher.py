@@ -70,7 +70,6 @@ def test_every_version_comes_in_order_to_everybody_as_the_same_bytes() -> None:
         assert publisher.version == -1
         subscribers = [Subscriber(publisher), Subscriber(publisher)]
         await settle()
-        assert publisher.subscribers == 2
         publish(publisher, 0)
         await settle()
         publish(publisher, 1, 2)  # two before anybody could look
@@ -81,7 +80,6 @@ def test_every_version_comes_in_order_to_everybody_as_the_same_bytes() -> None:
         assert all(a is b for a, b in zip(first, second, strict=True))
         for subscriber in subscribers:
             await subscriber.leave()
-        assert publisher.subscribers == 0
 
     run(test())
 
@@ -134,7 +132,6 @@ def test_the_end_is_told_to_present_and_future_subscribers_and_the_first_reason_
         ends = [pb.WeightsReply.FromString(s.received[-1]).finished for s in (present, future)]
         assert ends == ["budget", "budget"]
         assert len(future.received) == 1
-        assert publisher.subscribers == 0
 
     run(test())
 

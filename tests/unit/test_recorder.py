@@ -65,10 +65,16 @@ def run(tmp_path: Path) -> Iterator[Run]:
     assert run.board.closed
 
 
-def test_nothing_is_written_before_the_first_unrolls(run: Run) -> None:
-    run.recorder.tick(status(3))
+def test_before_the_first_unrolls_no_line_is_written_but_waits_and_memory_are_told(run: Run) -> None:
+    waits = (Waiter("experience", "the learner", "actors", 7.0, "0 of 2 actors have joined"),)
+    run.recorder.tick(status(3, waiters=waits))
     assert run.lines() == []
     assert run.recorder.verdict.part == "starting"
+    metrics = run.recorder.metrics
+    assert metrics.value("waiters", table="experience", what="actors") == 1
+    assert metrics.value("longest_wait_s", table="experience", what="actors") == 7.0
+    assert metrics.value("rss_bytes", process="learner") is not None
+    assert metrics.value("env_steps_per_s") is None
 
 
 def test_a_progress_line_has_what_is_known_and_nothing_else(run: Run) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import queue
+import re
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from core.errors import DeadlineError, TableClosedError, UnavailableError
 from core.types import Array, Replay, UnrollHeader
 from learner.coordinator import CompleteRound
 from learner.replay import AsyncFetch, LagFetch
+from replay_server.replay import ReplayTable
+from tests.services.experience import DEFINITION
 from tests.services.serving import wait_until
 
 DEADLINE_S = 10.0
@@ -87,7 +92,7 @@ def test_two_rounds_are_requested_before_they_are_needed() -> None:
     assert columns["probability"].tolist() == [n / 100 for n in range(12)]
     assert delivery.keys is not None
     assert delivery.keys.tolist() == list(range(12))
-    assert (delivery.is_round, delivery.items, delivery.limiter_wait_s) == (True, 40, 0.25)
+    assert (delivery.is_round, delivery.limiter_wait_s) == (True, 0.25)
 
 
 def test_draws_over_the_servers_limit_are_cut_and_joined() -> None:
@@ -200,15 +205,48 @@ def test_an_empty_table_is_not_drawn_from_and_the_updates_come_later() -> None:
     assert [batches for batches, *_ in stream.asked] == [0, 0, 25]  # floor(50 x 0.5)
 
 
-def test_a_round_whose_unrolls_are_gone_is_waited_for_until_a_deadline() -> None:
+def reasons() -> dict[str, str | None]:
+    """Why a real table holds a staged round and its draw back, and what the learner says of it."""
+    table = ReplayTable.open(replace(DEFINITION, min_size=1))
+    found = {
+        "An unroll went with both its actor and the replay server; go on": table.why_apply_waits(7, [0]),
+        "The table lost the items that were to be drawn from; go on": table.why_sample_waits(4),
+    }
+    table.marked(-1)
+    return {
+        **found,
+        "Its manifests cannot be written.*; go on": table.why_apply_waits(7, []),
+        "The replay server's log may say more; go on": "",
+    }
+
+
+@pytest.mark.parametrize(("what", "reason"), reasons().items())
+def test_a_round_that_cannot_be_applied_is_waited_for_until_a_deadline(what: str, reason: str | None) -> None:
+    assert reason is not None
     stream = Stream(auto=False)
     fetch, rounds, _ = lag_fetch(stream)
     rounds.put(CompleteRound(7, (header(0),)))
     for waited_s in (0.5, PATIENCE_S, PATIENCE_S + 0.5):
-        stream.news(waited_s=waited_s, reason="slot 0 has not sent round 7")
-    with pytest.raises(DeadlineError, match=r"round 7 was staged .* for 30 s .*: slot 0 has not sent round 7\. "):
+        stream.news(waited_s=waited_s, reason=reason)
+    said = re.escape(reason or "no reason told")
+    with pytest.raises(DeadlineError, match=rf"round 7 was staged .* for 30 s .*: {said}\. {what}"):
         fetch()
     assert stream.replies.empty()
+
+
+def test_a_table_that_went_back_in_time_is_noticed_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    stream = Stream(auto=False)
+    fetch, rounds, _ = lag_fetch(stream)
+    went_back = []
+    with caplog.at_level(logging.WARNING):
+        for round_, epoch in enumerate((0xA, 0xA, 0xB, 0xB)):
+            stream.replies.put(stream.drawn(0)._replace(epoch=epoch))
+            rounds.put(CompleteRound(round_, ()))
+            fetch()
+            went_back.append(fetch.went_back)
+    assert went_back == [False, False, True, True]
+    (record,) = caplog.records
+    assert "round 2: the replay table went back in time (epoch a is b now)" in record.getMessage()
 
 
 def test_news_are_noted_while_a_round_is_waited_for_and_a_wake_shows_it() -> None:

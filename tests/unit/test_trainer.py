@@ -115,13 +115,12 @@ def test_an_empty_cohort_is_a_round_without_updates() -> None:
 
 def test_new_priorities_are_handed_on_with_their_keys_before_the_version_that_asks_for_more() -> None:
     drawn = delivery()
-    drawn.keys, drawn.items = np.array([7, 3]), 40
+    drawn.keys = np.array([7, 3])
     run = Run([drawn, delivery()])
     run.result = Result(1, {}, np.array([0.5, 0.25], np.float32))
     run.trainer.run()
     assert run.kinds() == ["publish", "update", "priorities", "publish", "update", "publish"]
     assert run.log[2] == ("priorities", [7, 3], [0.5, 0.25])
-    assert [context.items for context in run.contexts] == [40, 0]
 
 
 def test_priorities_of_a_round_that_diverged_are_not_handed_on() -> None:
