@@ -67,7 +67,7 @@ class NetworkConfig(Settings):
     """The same of the replay server that the launcher starts."""
     window_chunks: int = bounded(2, low=1, high=1024)
     """Chunks that an actor may have sent without an acknowledgement."""
-    max_chunk_bytes: int = bounded(1 << 20, low=1 << 12)
+    max_chunk_bytes: int = bounded(1 << 20, low=1 << 12, high=4 << 20)
     """Larger unrolls are sent in parts of this size. 64 KiB to 1 MiB is what gRPC moves fastest."""
     max_message_bytes: int = bounded(64 << 20, low=1 << 16, high=(1 << 31) - 1)
     """Larger messages are refused by whoever receives them; weights and batches must fit."""

@@ -22,19 +22,14 @@ import numpy as np
 from core.compression import Compressor, decompress
 from core.errors import CodecError, SchemaError, TooLargeError
 from core.framing import ALIGNMENT_BYTES, Buffer
-from core.specs import Signature
+from core.specs import DTYPES, MAX_COLUMNS, MAX_DIMENSIONS, Signature
 from core.types import Array, Columns, Episode, UnrollHeader
 from protos import experience_pb2 as pb
 
 MAX_HEADER_BYTES = 1 << 16
-MAX_COLUMNS = 256
-MAX_DIMENSIONS = 16
 MAX_UNPACKED_BYTES = 1 << 31
 _REMEMBERED = 512
-_DTYPES = {
-    np.dtype(name).str: np.dtype(name)
-    for name in ("bool", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
-}
+_DTYPES = {name: np.dtype(name) for name in DTYPES}
 _LENGTH = struct.Struct("<I")
 _ZEROS = bytes(ALIGNMENT_BYTES)
 
