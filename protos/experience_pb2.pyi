@@ -238,6 +238,20 @@ class RollbackReply(_message.Message):
     lost_items: int
     def __init__(self, items: _Optional[int] = ..., lost_items: _Optional[int] = ...) -> None: ...
 
+class DropTableRequest(_message.Message):
+    __slots__ = ("protocol", "table")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    table: str
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ...) -> None: ...
+
+class DropTableReply(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: int
+    def __init__(self, items: _Optional[int] = ...) -> None: ...
+
 class InfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

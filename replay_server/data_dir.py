@@ -19,7 +19,7 @@ from replay_server.definition import ReplayDefinition
 from replay_server.manifest import sync_folder
 from replay_server.storage import FILE_NAME
 
-FORMAT = "shoal replay tables, version 2\n"
+FORMAT = "shoal replay tables, version 3\n"
 DEFINITION = "definition.json"
 _NEW = ".new-"
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class DataDir:
         try:
             self._take_lock()
             self._check_format()
-        except ConfigError:
+        except BaseException:
             os.close(self._lock)
             raise
         for left in self.path.glob(f"{_NEW}*"):
@@ -63,15 +63,14 @@ class DataDir:
     def _check_format(self) -> None:
         path = self.path / "format"
         if not path.exists():
-            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ("lock", "owner"))
+            ours = ("lock", "owner", ".format")
+            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
             if strangers:
                 raise ConfigError(
                     f"the data directory {self.path} holds {', '.join(strangers[:3])} and no file `format`: "
                     "give an empty folder"
                 )
-            path.write_text(FORMAT)
-            if self.durable:
-                sync_folder(self.path)
+            _replace(path, FORMAT, durable=self.durable)
         elif path.read_bytes() != FORMAT.encode():
             raise ConfigError(
                 f"the data directory {self.path} is of format {path.read_bytes()[:80]!r}, this version reads "
@@ -100,9 +99,7 @@ class DataDir:
     def commit(self, table: str, definition: ReplayDefinition) -> None:
         """The files are complete: the table is there from now on, whatever happens."""
         path = self.path / f"{_NEW}{table}"
-        write_definition(path, definition)
-        if self.durable:
-            sync_folder(path)
+        write_definition(path, definition, durable=self.durable)
         os.rename(path, self.folder(table))
         if self.durable:
             sync_folder(self.path)
@@ -111,6 +108,12 @@ class DataDir:
         """The files could not be made."""
         shutil.rmtree(self.path / f"{_NEW}{table}", ignore_errors=True)
 
+    def drop(self, table: str) -> None:
+        """Remove the table: at once, whatever happens while its files go."""
+        self.abandon(table)
+        os.rename(self.folder(table), self.path / f"{_NEW}{table}")
+        self.abandon(table)
+
     def close(self) -> None:
         """Let another server in; idempotent."""
         if self._lock >= 0:
@@ -118,14 +121,21 @@ class DataDir:
             self._lock = -1
 
 
-def write_definition(folder: Path, definition: ReplayDefinition) -> None:
-    """Replace it as a whole."""
-    temporary = folder / f".{DEFINITION}"
+def write_definition(folder: Path, definition: ReplayDefinition, *, durable: bool) -> None:
+    """Return when the disk has it, where it is `durable`."""
+    _replace(folder / DEFINITION, json.dumps(definition.to_plain(), indent=1), durable=durable)
+
+
+def _replace(path: Path, text: str, *, durable: bool) -> None:
+    """As a whole: a file is never there in part."""
+    temporary = path.with_name(f".{path.name}")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(definition.to_plain(), file, indent=1)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.rename(temporary, folder / DEFINITION)
+    os.rename(temporary, path)
+    if durable:
+        sync_folder(path.parent)
 
 
 def read_definition(folder: Path) -> ReplayDefinition:

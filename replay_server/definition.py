@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import msgpack
 
-from core.errors import CodecError
+from core.errors import CodecError, ConfigError
 from core.specs import Signature
+from replay_server.storage import FILE_NAME
 
 Sampler = Literal["uniform", "prioritised"]
 
@@ -18,6 +19,11 @@ ON_DISK = (
     *("sampler", "max_times_sampled", "staged"),
 )
 """Fields that a table's files are made for: another value needs another table. All the rest may change in place."""
+
+MOST = 1 << 40
+"""Of any whole number."""
+_KINDS = {"str": (str,), "Sampler": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
+_GIVE = {"bool": "True or False", "int": f"a whole number up to {MOST:,}", "float": "a number"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,10 @@ class ReplayDefinition:
     staged: bool = False
     spare_rows: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError where a field is none of its kind: it may come from anybody, and is computed with."""
+        ConfigError.raise_if(_problems(self))
+
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists, numbers and strings, for msgpack and JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -64,7 +74,7 @@ class ReplayDefinition:
         """The inverse of `to_plain`. Raises CodecError."""
         try:
             return cls(**{**plain, "signature": Signature.from_plain(plain["signature"])})
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, ConfigError) as error:
             raise CodecError(f"a table definition cannot be read: {error}") from error
 
     def pack(self) -> bytes:
@@ -89,3 +99,14 @@ class ReplayDefinition:
             if old != new:
                 changed[f.name] = "another signature" if f.name == "signature" else f"{old} -> {new}"
         return changed
+
+
+def _problems(definition: ReplayDefinition) -> Iterator[str]:
+    for field in fields(definition):
+        value, kind = getattr(definition, field.name), str(field.type)
+        if field.name == "signature":
+            yield from value.problems()
+        elif type(value) not in _KINDS[kind] or (kind == "int" and value > MOST):
+            yield f"{field.name} is {str(value)[:80]} ({type(value).__name__}); give {_GIVE.get(kind, 'text')}"
+        elif field.name == "name" and not FILE_NAME.fullmatch(value):
+            yield f"{value!r} cannot be a table's name: use letters, digits, '_', '-' and '.', at most 200"

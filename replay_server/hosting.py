@@ -84,6 +84,9 @@ class Hosted(Generic[T]):
         """
         self.check_open()
         former = self._lives.get(slot)
+        full = self.table.why_no_life(len(self._lives.keys() | {slot}))
+        if full is not None:
+            raise ItemRejectedError(f"slot {slot} cannot write to table {self.name!r}: {full}")
         if (slot, incarnation) in self._ended:
             raise ItemRejectedError(f"incarnation {incarnation:x} of slot {slot} is over or was replaced: join anew")
         known = {former[0]} if former is not None else set(self.table.incarnations(slot))

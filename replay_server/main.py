@@ -10,7 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from core import rpc
-from core.errors import ReplayError
+from core.errors import ReplayError, TableNotFoundError
 from core.http import MetricsServer
 from core.metrics import Metrics
 from protos import experience_pb2 as pb
@@ -54,7 +54,8 @@ def _repeating(service: ExperienceService, metrics: Metrics, manifest_every_s: f
 
     async def write_manifests() -> None:
         for hosted in service.replay_tables():
-            await service.write_manifest(hosted, None)
+            with contextlib.suppress(TableNotFoundError):  # dropped meanwhile
+                await service.write_manifest(hosted.name, None)
 
     async def move_marks() -> None:
         for hosted in service.replay_tables():

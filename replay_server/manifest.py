@@ -23,18 +23,10 @@ from numpy.typing import NDArray
 
 from core.errors import ReplayError
 from core.types import Array
+from replay_server.layout import BLOCK_WORDS, WRITER_WORDS
 from replay_server.recovery import committed
 from replay_server.ring import Ring
-from replay_server.ring_files import (
-    BLOCK_WORDS,
-    BOOT,
-    RESTORING,
-    RESTORING_HEAD,
-    START,
-    WRITER_WORDS,
-    RingFiles,
-    boot_id,
-)
+from replay_server.ring_files import BOOT, RESTORING, RESTORING_HEAD, START, RingFiles, boot_id
 
 MAGIC = b"shoal-m1"
 NAME = re.compile(r"manifest-(\d{12})(-round)?")
@@ -73,6 +65,11 @@ class Manifest:
         """In the table at that moment."""
         return int(self.lines[:, ITEMS].sum())
 
+    def lost(self, written: int, cells: int) -> int:
+        """How many of them are in blocks whose cells may be others' now: nothing behind `written` was written."""
+        lines = self.lines
+        return int(lines[lines[:, START] < written - cells, ITEMS].sum())
+
 
 def take(ring: Ring, number: int, round_: int | None) -> Manifest:
     """The ring as it is now."""
@@ -100,15 +97,15 @@ def restore(files: RingFiles, manifest: Manifest, written: int) -> int:
     """Make the files say what the manifest does; returns how many of its items are lost.
 
     `written` is a position that nothing behind was written: blocks whose cells may be others' now are left out. Killed
-    anywhere in here, the next start finds `restoring` and does it again.
+    anywhere in here, the next start finds `restoring`, or for the empty manifest (number 0) still another `boot`, and
+    does it again.
     """
     header = files.header
     header[RESTORING_HEAD] = written
     header[RESTORING] = manifest.number
     files.renew_epoch()
-    lines = manifest.lines
-    whole = lines[:, START] >= written - files.layout.cells
-    lost, kept = int(lines[~whole, ITEMS].sum()), lines[whole].copy()
+    lost, lines = manifest.lost(written, files.layout.cells), manifest.lines
+    kept = lines[lines[:, START] >= written - files.layout.cells]
     kept[:, ITEMS] = 0
     files.blocks[:] = 0
     files.blocks[: len(kept)] = kept
@@ -134,21 +131,36 @@ class Manifests:
     """Those of one table's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.next_number = max(map(_number, self._paths()), default=0) + 1
+
+    def remove_unfinished(self) -> None:
+        """Of a server that was killed while it wrote one."""
+        for left in self.folder.glob(".manifest-*"):
+            left.unlink()
+
+    @property
+    def newest_s(self) -> float | None:
+        """When the newest one was written, in seconds since the epoch; None: there is none."""
+        paths = self._paths()
+        return paths[0].stat().st_mtime if paths else None
 
     def write(self, manifest: Manifest) -> None:
         """Return when the disk has it; older ones than `KEPT` of its kind go."""
         body = msgpack.packb(asdict(manifest))
         head = MAGIC + struct.pack("<Q", len(body))
-        path = self._folder / f"manifest-{manifest.number:012d}{'' if manifest.round is None else '-round'}"
-        temporary = self._folder / f".{path.name}"
-        with temporary.open("wb") as file:
-            file.write(head + body + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        sync_folder(self._folder)
+        path = self.folder / f"manifest-{manifest.number:012d}{'' if manifest.round is None else '-round'}"
+        temporary = self.folder / f".{path.name}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(head + body + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))))
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(self.folder)
         for old in [old for old in self._paths() if old.name.endswith("-round") == (manifest.round is not None)][KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -170,7 +182,7 @@ class Manifests:
         for path in self._paths():
             if _number(path) > number:
                 path.unlink()
-        sync_folder(self._folder)
+        sync_folder(self.folder)
 
     def rounds(self) -> list[int]:
         """The rounds that can be returned to."""
@@ -183,7 +195,7 @@ class Manifests:
 
     def _paths(self) -> list[Path]:
         """Newest first."""
-        return sorted((path for path in self._folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+        return sorted((path for path in self.folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
 
 def _number(path: Path) -> int:

@@ -20,7 +20,7 @@ LINE_BYTES = 4096
 
 
 class Mark:
-    """The file `mark` of a table's folder. `write` may run in any one thread."""
+    """The file `mark` of a table's folder. `write` may run in any one thread. `position` 0: no line can be read."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "mark"

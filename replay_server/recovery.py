@@ -1,4 +1,4 @@
-"""From a ring's files to what RAM keeps of them. Reads `valid` and `times`, and no other column. Pure."""
+"""From a ring's files to what RAM keeps of them. Reads `valid`, `times`, `priority`, and no other column. Pure."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def recover(files: RingFiles, max_times: int) -> Recovered:
         found.blocks.append(block)
         found.live.append(_live(files, block, max_times))
         block.items = _items(files, block)
+        _note_priorities(files, block)
         found.head = block.end
     if found.blocks:
         found.tail = found.blocks[0].start
@@ -124,6 +125,15 @@ def _live(files: RingFiles, block: Block, max_times: int) -> NDArray[np.bool_]:
     if files.times is not None and max_times:
         live &= files.view(files.times, block)[:, rows] < max_times
     return live
+
+
+def _note_priorities(files: RingFiles, block: Block) -> None:
+    """Killed between its commit, or an update, and the store of the largest priority, that one is too small."""
+    if files.priority is not None:
+        priority = files.view(files.priority, block)[:, block.low : block.filled]
+        largest = float(priority.max(where=np.isfinite(priority), initial=0.0))
+        if largest > files.max_priority:
+            files.max_priority = largest
 
 
 def _read_lives(files: RingFiles, found: Recovered) -> None:

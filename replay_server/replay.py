@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from core.errors import ReplayError, SchemaError
 from core.types import Array, Columns, UnrollHeader
-from replay_server.data_dir import DataDir, read_definition, write_definition
-from replay_server.dedupe import Life
+from replay_server.data_dir import DataDir, read_definition
 from replay_server.definition import ReplayDefinition
 from replay_server.draws_left import DrawsLeft
 from replay_server.reports import Reports, TableStats
-from replay_server.samplers import PrioritisedSampler, UniformSampler
-from replay_server.settings import check_change, check_priorities, plan
+from replay_server.samplers import UniformSampler
+from replay_server.settings import check_change, check_priorities, make_sampler, plan
 from replay_server.staging import Staging
 from replay_server.table import Size, Table
 from replay_server.table_folder import TableFolder, open_ring
@@ -51,10 +50,11 @@ class ReplayTable(Table):
         self.definition, parts = definition, plan(definition)
         self.limiter = parts.limiter
         self.ring, self._folder = open_ring(definition, parts.layout, max_lives, data_dir, existing=existing)
-        self._sampler = self._make_sampler()
+        self._sampler = make_sampler(definition, self.ring)
         self._draws_left = DrawsLeft(self.ring)
-        self._reports, self._staging = Reports(), Staging(self._put, self._note)
-        self._over: set[Life] = set()  # lives that ended while unrolls of theirs were staged
+        self.reports = Reports()
+        """Headers of the unrolls that came, in lag mode of those that were staged."""
+        self._staging = Staging(self._put, self._note, self._end_life)
         self._unknown_keys = self._lost_items = 0
         self._take_over()
 
@@ -67,15 +67,6 @@ class ReplayTable(Table):
     def reopen(cls, data_dir: DataDir, name: str) -> ReplayTable:
         """The table that the data directory holds. Raises ConfigError."""
         return cls(read_definition(data_dir.folder(name)), data_dir=data_dir, existing=True)
-
-    def _make_sampler(self) -> UniformSampler | PrioritisedSampler:
-        if self.definition.sampler == "uniform":
-            self.ring.index = None
-            return UniformSampler()
-        sampler = PrioritisedSampler(self.ring.layout.cells, self.definition.priority_exponent)
-        sampler.bind(self.ring)
-        self.ring.index = sampler
-        return sampler
 
     def _take_over(self) -> None:
         """What the ring's files knew of lives and counts."""
@@ -93,13 +84,13 @@ class ReplayTable(Table):
         check_change(definition.name, changed)
         if changed:
             parts = plan(definition)
+            if self._folder is not None:
+                self._folder.write_definition(definition)  # first: where that fails, nothing has changed
             parts.limiter.inserted, parts.limiter.sampled = self.limiter.inserted, self.limiter.sampled
             self.definition, self.limiter, self.ring.layout = definition, parts.limiter, parts.layout
             self.ring.files.layout = parts.layout
             if "priority_exponent" in changed:
-                self._sampler = self._make_sampler()
-            if self._folder is not None:
-                write_definition(self._folder.path, definition)
+                self._sampler = make_sampler(definition, self.ring)
         return [f"{name}: {change}" for name, change in changed.items()]
 
     # ------------------------------------------------------------------------------------------ what it is
@@ -140,14 +131,18 @@ class ReplayTable(Table):
         """Whether an unroll of so many valid rows may go in now."""
         if self.ring.why_no_room(slot, incarnation, rows, envs) is not None:
             return False
-        fewer = self._draws_left.fewer_than  # then no sample can make room: an insert goes, or both would wait
-        return self.limiter.may_insert(env_steps) or fewer(self.definition.batch_size)
+        fewer = self._draws_left.fewer_than  # then not every draw can make room: an insert goes, or both would wait
+        return self.limiter.may_insert(env_steps) or fewer(self.max_items)
 
     def why_insert_waits(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> str | None:
         """The arithmetic that holds an insert back; None if it may go."""
         if self.may_insert(slot, incarnation, rows, envs, env_steps):
             return None
         return self.ring.why_no_room(slot, incarnation, rows, envs) or self.limiter.why_insert_waits(env_steps)
+
+    def why_no_life(self, open_lives: int) -> str | None:
+        """Why the ring has no room for so many lives that write at once, in numbers; None if it has."""
+        return self.ring.layout.problem(open_lives, self.signature.max_rows, self.signature.max_envs)
 
     def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
         """Append an unroll to its life's block; False for a known duplicate.
@@ -157,7 +152,7 @@ class ReplayTable(Table):
         if not self._is_new(header.slot, incarnation, seq):
             return False
         self._put(incarnation, seq, header, columns, size)
-        self._reports.add(header)
+        self.reports.add(header)
         self._note(incarnation, seq, header)
         return True
 
@@ -172,16 +167,12 @@ class ReplayTable(Table):
 
     def end_life(self, slot: int, incarnation: int) -> None:
         """A life has ended: its block takes no more rows, its counter is forgotten."""
+        self._end_life(slot, incarnation)
+        self._staging.end_life(slot, incarnation)
+
+    def _end_life(self, slot: int, incarnation: int) -> None:
         super().end_life(slot, incarnation)
         self.ring.end_life(slot, incarnation)
-        if self._staging.sent((slot, incarnation)):
-            self._over.add((slot, incarnation))
-
-    def _end_those_over(self) -> None:
-        """Again, now that the last of their unrolls is in or was replaced."""
-        for life in [life for life in self._over if not self._staging.sent(life)]:
-            self._over.discard(life)
-            self.end_life(*life)
 
     def ended_lives(self) -> list[tuple[int, int]]:
         """Lives that were over when the table was recovered."""
@@ -200,37 +191,36 @@ class ReplayTable(Table):
             return False
         check_priorities(columns)
         fresh = self._staging.add(incarnation, seq, header, columns, size)
-        self._end_those_over()
         if fresh:
-            self._reports.add(header)
+            self.reports.add(header)
         else:
             self._duplicates += 1
         return fresh
 
-    def may_apply(self, round_: int, slots: Sequence[int]) -> bool:
-        """Whether the unrolls of that round are here and there is room for them."""
-        return self.why_apply_waits(round_, slots) is None
-
     def why_apply_waits(self, round_: int, slots: Sequence[int]) -> str | None:
-        """Who has not delivered; None if the round may be applied."""
+        """Who has not delivered, or what there is no room for; None if the round may be applied."""
         missing = self._staging.missing(round_, slots)
         if missing:
             return f"round {round_} waits for the unrolls of slots {missing}: their actors must deliver"
-        limit = self.ring.reuse_limit
-        if limit is not None and self.ring.head + self._room(len(slots)) > limit:
-            return f"round {round_} waits for the disk, which allows positions up to {limit}"
-        return None
+        if self.ring.reuse_limit is None:
+            return None
+        reason = self.ring.why_not_yet(self._end_of_round(slots))
+        return None if reason is None else f"round {round_} waits: {reason}"
+
+    def _end_of_round(self, slots: Sequence[int]) -> int:
+        """The furthest position that it may write."""
+        most = self.signature.max_rows, self.signature.max_envs
+        return self.ring.end_of_round(set(slots), self._staging.slots_of_ended, *most)
 
     def apply(self, round_: int, slots: Sequence[int]) -> None:
         """Insert a round's unrolls in the order of slots; those of other slots and of earlier rounds are dropped."""
         self._staging.apply(round_, slots)
-        self._end_those_over()
 
     def tell_staged_again(self) -> None:
         """Somebody new wants to know what came: begin with all that is staged."""
-        self._reports = Reports()
+        self.reports = Reports()
         for header in self._staging.headers():
-            self._reports.add(header)
+            self.reports.add(header)
 
     # ------------------------------------------------------------------------------------------ samples
 
@@ -238,9 +228,10 @@ class ReplayTable(Table):
         """How many items so many batches are. ReplayError when that is none, or more than one draw may have."""
         size = batch_size or self.definition.batch_size
         if not 1 <= batches * size <= self.max_items:
+            most = self.max_items // size
             raise ReplayError(
                 f"a draw of {batches} batches of {size} items; the limit of table {self.definition.name!r} is "
-                f"{self.max_items} items: ask for 1 to {self.max_items // size} batches"
+                f"{self.max_items} items: ask for {f'1 to {most} batches' if most else 'smaller batches'}"
             )
         return batches * size
 
@@ -276,15 +267,6 @@ class ReplayTable(Table):
         self._unknown_keys += unknown
         return unknown
 
-    @property
-    def has_headers(self) -> bool:
-        """Whether somebody should be told of unrolls that came."""
-        return self._reports.any
-
-    def drain_headers(self) -> list[UnrollHeader]:
-        """Headers of the unrolls that came since the last call, oldest first (see `Reports`)."""
-        return self._reports.drain()
-
     # ------------------------------------------------------------------------------------------ disk
 
     @property
@@ -300,17 +282,14 @@ class ReplayTable(Table):
     def rollback(self, round_: int) -> int:
         """Everything is as it was at that round's manifest; returns how many of its items are lost."""
         lost = self.folder.rollback(round_)
-        self._reports = Reports()
+        self.reports = Reports()
         self._take_over()
         self._lost_items += lost
         return lost
 
     def wanted_mark(self) -> int | None:
         """Where the disk's mark should be moved to (see mark.py); None: nowhere."""
-        return None if self._folder is None else self._folder.wanted_mark(self._room(self.definition.writers))
-
-    def _room(self, unrolls: int) -> int:
-        return self.ring.layout.room_for(unrolls, self.signature.max_rows, self.signature.max_envs)
+        return None if self._folder is None else self._folder.wanted_mark()
 
     def marked(self, position: int) -> None:
         """The mark is there."""
@@ -331,6 +310,12 @@ class ReplayTable(Table):
             unknown_keys=self._unknown_keys,
             lost=self._lost_items,
         )
+
+    def abandon(self) -> None:
+        """Let go of the files, which will be removed."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.abandon()
 
     def close(self) -> None:
         """Leave the files as the next server should find them; idempotent."""

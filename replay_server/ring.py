@@ -14,8 +14,7 @@ rows and counter become visible together, also to who reads the files after a cr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,30 +24,14 @@ from core.mapped import UNSTORED
 from core.specs import Signature
 from core.types import Array, Columns
 from replay_server.dedupe import Life
-from replay_server.layout import RingLayout
+from replay_server.layout import MAX_LIVES, RingLayout, ring_bytes
 from replay_server.recovery import recover
 from replay_server.ring_files import CLOSED, COMMIT, FILLED_BITS, W_SEQ, Block, RingFiles
+from replay_server.samplers import Index
 from replay_server.storage import Allocator, MemoryAllocator
 
-
-class Index(Protocol):
-    """Who is told what becomes an item and what is one no more."""
-
-    def appeared(self, cells: NDArray[np.int64]) -> None:
-        """These cells, ascending, hold items now."""
-        ...
-
-    def vanished(self, first_cell: int, count: int) -> None:
-        """None of these cells holds an item any more."""
-        ...
-
-    def removed(self, cells: NDArray[np.int64]) -> None:
-        """Neither do these."""
-        ...
-
-    def rebuilt(self) -> None:
-        """Everything may be different."""
-        ...
+MOST_ROUNDS = (1 << 63) - 1
+"""A block's line has the round of its life's first unroll in 8 bytes."""
 
 
 class Ring:
@@ -63,7 +46,7 @@ class Ring:
         signature: Signature,
         layout: RingLayout,
         allocator: Allocator | None = None,
-        max_lives: int = 16384,
+        max_lives: int = MAX_LIVES,
         *,
         priorities: bool = False,
         max_times: int = 0,
@@ -73,19 +56,20 @@ class Ring:
         self.index: Index | None = None
         self.reuse_limit: int | None = None
         """No position from here on may be written yet: the disk does not know that what is there is gone (mark.py)."""
+        self.needed = 0
+        """The furthest position that somebody waits for."""
+        count_times, allocator = max_times > 0, allocator or MemoryAllocator()
         self.files = files = RingFiles(
-            *(signature, layout, allocator or MemoryAllocator()),
-            max_lives=max_lives,
-            priorities=priorities,
-            count_times=max_times > 0,
+            *(signature, layout, allocator), max_lives=max_lives, priorities=priorities, count_times=count_times
+        )
+        self.held_bytes = ring_bytes(
+            signature, layout, max_lives=max_lives, priorities=priorities, count_times=count_times
         )
         self.columns, self.priority, self.times = files.columns, files.priority, files.times
-        self._extra = {name: signature.columns[name].extra_rows for name in self.columns}
         self._window = np.arange(-layout.before, layout.after + 1)[:, None]
-        self._rows = {name: slice(None) if extra else slice(-1) for name, extra in self._extra.items()}  # of a window
+        self._rows = {name: slice(None) if extra else slice(-1) for name, extra in files.extra.items()}  # of a window
         self._first_row_only = {name for name in self.columns if signature.columns[name].window_rows == "first"}
         self.live = np.zeros(layout.cells, np.uint8)
-        self.held_bytes = files.nbytes + self.live.nbytes
         if prepare is not None:
             prepare(files)
         self.load()
@@ -96,7 +80,7 @@ class Ring:
         self.live[:] = 0
         for block, live in zip(found.blocks, found.live, strict=True):
             self.files.view(self.live, block)[:, block.low : block.low + live.shape[1]] = live
-        self.tail, self.head, self.evicted = found.tail, found.head, found.evicted
+        self.tail, self.head, self.evicted, self.needed = found.tail, found.head, found.evicted, 0
         self.items = int(np.count_nonzero(self.live))
         self._order: deque[Block] = deque(found.blocks)  # oldest first
         self._open = found.open
@@ -152,16 +136,17 @@ class Ring:
             block = self._open_block(life, block, columns, rows, envs, round - seq + 1)
         at, view = block.filled, self.files.view
         for name, store in self.columns.items():
-            extra = self._extra[name]
+            extra = self.files.extra[name]
             view(store, block)[:, at + extra : at + extra + rows] = columns[name][extra:].swapaxes(0, 1)
-        if self.priority is not None:
-            self._store_priorities(block, rows, columns.get(UNSTORED))
+        largest = 0.0 if self.priority is None else self.files.store_priorities(block, rows, columns.get(UNSTORED))
         if self.times is not None:
             view(self.times, block)[:, at : at + rows] = 0
         first = max(block.low, at - self.layout.after + 1)
         end = max(block.low, at + rows - self.layout.after + 1)
         fresh = view(self.columns["valid"], block)[:, first:end] != 0
         self.files.blocks[block.number, COMMIT] = seq << FILLED_BITS | (at + rows)
+        if largest > 0.0 and largest > self.max_priority:
+            self.max_priority = largest  # only now: an unroll that comes again must not find itself the largest
         if self._lost:
             self._forget_lost(life)  # only now: until the commit its counter was the line in `writers`
         view(self.live, block)[:, first:end] = fresh
@@ -217,29 +202,36 @@ class Ring:
         if block is not None and block.filled + rows + 1 <= block.rows:
             return None
         start, block_rows = self._place((slot, incarnation), rows, envs)
-        end = start + block_rows * envs
-        if end <= self.reuse_limit:
+        return self.why_not_yet(start + block_rows * envs)
+
+    def why_not_yet(self, end: int) -> str | None:
+        """Why positions up to `end` may not be written; noted, so that the mark is moved there. None if they may."""
+        if self.reuse_limit is None or end <= self.reuse_limit:
             return None
+        self.needed = max(self.needed, end)
         return f"positions up to {end} wait for the disk, which allows {self.reuse_limit} (it is written by the server)"
 
-    def _store_priorities(self, block: Block, rows: int, priority: Array | None) -> None:
-        """One that is not known yet (+inf) is the largest so far: each item is drawn soon."""
-        assert self.priority is not None
-        largest = self.max_priority
-        stored = self.files.view(self.priority, block)[:, block.filled : block.filled + rows]
-        if priority is None:
-            stored[:] = largest
-            return
-        known = np.isfinite(priority)
-        stored[:] = np.where(known, priority, np.float32(largest)).swapaxes(0, 1)
-        most = float(priority.max(where=known, initial=0.0))
-        if most > largest:
-            self.max_priority = most
+    def end_of_round(self, slots: Set[int], over: Set[int], rows: int, envs: int) -> int:
+        """The furthest position of new blocks where each slot sends an unroll of up to [rows, envs].
+
+        Slots whose life goes on in its block need none, but those in `over`, which may send as another life.
+        """
+        layout = self.layout
+        most = layout.room_for(len(slots), rows, envs, layout.open_blocks)
+        oldest = self.head + most - layout.capacity  # blocks in front of it may be evicted meanwhile
+        stay = [(slot, block) for (slot, _), block in self._open.items() if block.start >= oldest]
+        go_on = {slot for slot, block in stay if block.filled + rows + 1 <= block.rows}
+        blocks, lives = len(slots - (go_on - over)), max(layout.open_blocks, len(stay))
+        return self.head + layout.room_for(blocks, rows, envs, lives)
 
     def _open_block(
         self, life: Life, old: Block | None, columns: Columns, rows: int, envs: int, first_round: int
     ) -> Block:
         """Make room at the head, and begin the block with the rows that its first windows need."""
+        if abs(first_round) > MOST_ROUNDS:
+            raise ItemRejectedError(
+                f"slot {life[0]} would have begun at round {first_round}; rounds are {-MOST_ROUNDS} to {MOST_ROUNDS}"
+            )
         start, block_rows = self._place(life, rows, envs)
         self._make_room(start, block_rows * envs)
         kept = self._open.get(life)  # None also if `old` was evicted for the room
@@ -252,19 +244,7 @@ class Ring:
             filled, low = self.layout.before if begins else 0, self.layout.before
         block = Block(self._free_blocks.pop(), life, start, envs, block_rows, low, filled, first_round)
         self.files.write_block(block)
-        view = self.files.view
-        for name, store in self.columns.items():
-            top, extra = view(store, block), self._extra[name]
-            if kept is not None:
-                top[:, : filled + extra] = view(store, kept)[:, moved : kept.filled + extra]
-            elif extra:
-                top[:, : filled + 1] = columns[name][0][:, None]  # a life begins: copies of its first row
-            else:
-                top[:, :filled] = 0  # rows that are not steps (valid 0)
-        if kept is not None and self.priority is not None:
-            view(self.priority, block)[:, :filled] = view(self.priority, kept)[:, moved : kept.filled]
-        if self.times is not None:
-            view(self.times, block)[:, :filled] = 0  # those below `low` are no items here
+        self.files.begin_rows(block, kept, columns)
         self.head = block.end
         self._order.append(block)
         self._open[life] = block
@@ -283,8 +263,7 @@ class Ring:
                 f"({block_rows} rows of {envs} environments)"
                 + ("; raise its capacity" if free is None else f": {free} rows are free and evict is False")
             )
-        to_end = layout.cells - self.head % layout.cells
-        return (self.head if cells <= to_end else self.head + to_end), block_rows
+        return layout.place(self.head, cells), block_rows
 
     def _make_room(self, start: int, cells: int) -> None:
         """Evict until that many cells from `start` on are free."""

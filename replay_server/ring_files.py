@@ -25,16 +25,15 @@ from numpy.typing import NDArray
 from core.errors import ConfigError
 from core.mapped import AFTER, EPOCH, LAYOUT_VERSION, TAIL, UNSTORED
 from core.specs import Signature
-from core.types import Array
+from core.types import Array, Columns
 from replay_server.dedupe import Life
-from replay_server.layout import RingLayout
+from replay_server.layout import BLOCK_WORDS, HEADER_WORDS, WRITER_WORDS, RingLayout
 from replay_server.storage import Allocator
 
 VERSION = 2
 BOOT, SELECTOR, RECORDS = 6, 7, 8
 """Two records of (tail, evicted); word `selector` says which one holds."""
 MAX_PRIORITY, SAMPLED, RESTORING, RESTORING_HEAD = range(12, 16)
-HEADER_WORDS, BLOCK_WORDS, WRITER_WORDS = 16, 16, 4
 
 COMMIT, START, ENVS, ROWS, LOW, SLOT, INCARNATION, CLOSED, FIRST_ROUND = range(9)
 FILLED_BITS = 24
@@ -82,6 +81,7 @@ class RingFiles:
             for name, column in signature.columns.items()
             if name != UNSTORED
         }
+        self.extra = {name: signature.columns[name].extra_rows for name in self.columns}
         self.priority: NDArray[np.float32] | None = make("priority", (cells,), "float32") if priorities else None
         self.times: NDArray[np.uint32] | None = make("times", (cells,), "uint32") if count_times else None
         self.blocks: NDArray[np.int64] = make("blocks", (layout.most_blocks, BLOCK_WORDS), "int64")
@@ -99,8 +99,6 @@ class RingFiles:
                 f"the ring's header says layout version, cells, before, after = {found}, its definition {list(known)}: "
                 "the folder is damaged, or of another version of Shoal"
             )
-        kept = (self.priority, self.times, self.blocks, self.writers)
-        self.nbytes = sum(a.nbytes for a in (*self.columns.values(), *kept) if a is not None)
 
     @property
     def epoch(self) -> int:
@@ -153,6 +151,41 @@ class RingFiles:
             *(block.start, block.envs, block.rows, block.low, slot, signed(incarnation)),
             *(0, block.first_round),
         )
+
+    def begin_rows(self, block: Block, former: Block | None, columns: Columns) -> None:
+        """The rows that a new block's first windows need: the newest of its life's `former` block.
+
+        Without one they are no steps (valid 0), under copies of the first of `columns`. Those below `low` are no items.
+        """
+        filled, view = block.filled, self.view
+        moved = 0 if former is None else former.filled - filled
+        for name, store in self.columns.items():
+            top, extra = view(store, block), self.extra[name]
+            if former is not None:
+                top[:, : filled + extra] = view(store, former)[:, moved : former.filled + extra]
+            elif extra:
+                top[:, : filled + 1] = columns[name][0][:, None]
+            else:
+                top[:, :filled] = 0
+        if former is not None and self.priority is not None:
+            view(self.priority, block)[:, :filled] = view(self.priority, former)[:, moved : former.filled]
+        if self.times is not None:
+            view(self.times, block)[:, :filled] = 0
+
+    def store_priorities(self, block: Block, rows: int, priority: Array | None) -> float:
+        """Of its next rows. Returns the largest that is known.
+
+        One that is not known yet (+inf) is the largest so far: each item is drawn soon.
+        """
+        assert self.priority is not None
+        largest = np.float32(self.max_priority)
+        stored = self.view(self.priority, block)[:, block.filled : block.filled + rows]
+        if priority is None:
+            stored[:] = largest
+            return 0.0
+        known = np.isfinite(priority)
+        stored[:] = np.where(known, priority, largest).swapaxes(0, 1)
+        return float(priority.max(where=known, initial=0.0))
 
     def view(self, store: Array, block: Block) -> Array:
         """The block's part of an array over cells: [envs, rows, ...]."""

@@ -91,7 +91,7 @@ class SampleStream:
 
     @property
     def _has_news(self) -> bool:
-        return self._hosted.listener is self and self._table.has_headers
+        return self._hosted.listener is self and self._table.reports.any
 
     def _set_priorities(self, request: Framed[pb.SampleRequest]) -> None:
         self._hosted.check_open()
@@ -108,8 +108,11 @@ class SampleStream:
         n = table.check_draw(draw.batches, draw.batch_size) if draw.batches or not (applies or request.payload) else 0
         if applies:
             round_, slots = draw.apply.round, sorted(set(draw.apply.slots))
-            what, why = f"round {round_}", lambda: table.why_apply_waits(round_, slots)
-            async for news in self._wait(lambda: table.may_apply(round_, slots), what, why, draw, started_s):
+
+            def why() -> str | None:
+                return table.why_apply_waits(round_, slots)
+
+            async for news in self._wait(lambda: why() is None, f"round {round_}", why, draw, started_s):
                 yield news
             table.apply(round_, slots)
             self._hosted.changed()
@@ -150,7 +153,7 @@ class SampleStream:
     async def _reply(self, reply: pb.SampleReply, columns: Columns | None) -> bytes:
         table = self._table
         if self._hosted.listener is self:
-            reply.headers.extend(wire.header_to_proto(h) for h in table.drain_headers())
+            reply.headers.extend(wire.header_to_proto(h) for h in table.reports.drain())
         reply.inserted_items, reply.sampled_items = table.inserted, table.sampled
         if columns is None:
             return reply.SerializeToString()

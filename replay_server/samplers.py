@@ -33,30 +33,34 @@ class Items(Protocol):
     def priority(self) -> NDArray[np.float32] | None: ...
 
 
-class Sampler(Protocol):
-    """Selects the items to read. The ring tells it which cells become items and which are none any more."""
+class Index(Protocol):
+    """Who is told by a ring what becomes an item and what is one no more."""
+
+    def appeared(self, cells: NDArray[np.int64]) -> None:
+        """These cells, ascending, hold items now."""
+        ...
+
+    def vanished(self, first_cell: int, count: int) -> None:
+        """None of these cells holds an item any more; the range does not wrap."""
+        ...
+
+    def removed(self, cells: NDArray[np.int64]) -> None:
+        """Neither do these."""
+        ...
+
+    def rebuilt(self) -> None:
+        """Everything may be different."""
+        ...
+
+
+class Sampler(Index, Protocol):
+    """Selects the items to read."""
 
     def keys(self, ring: Items, n: int, rng: np.random.Generator, strata: int = 1) -> tuple[Keys, Probabilities | None]:
         """`n` keys, with replacement, and their probabilities unless all are the same. ReplayError: there is no item.
 
         They are `strata` batches of one size; a sampler that stratifies does so in each of them by itself.
         """
-        ...
-
-    def appeared(self, cells: NDArray[np.int64]) -> None:
-        """These cells, ascending, are items now."""
-        ...
-
-    def vanished(self, first_cell: int, count: int) -> None:
-        """These cells hold no items any more; the range does not wrap."""
-        ...
-
-    def removed(self, cells: NDArray[np.int64]) -> None:
-        """These cells hold no items any more."""
-        ...
-
-    def rebuilt(self) -> None:
-        """Anything may have changed."""
         ...
 
 

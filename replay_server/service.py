@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
@@ -66,6 +67,9 @@ class ExperienceService:
     def host(self, name: str, table: T) -> Hosted[T]:
         """Serve a table that was made in this process."""
         hosted = Hosted(name, table, self._clock, self.arriving, self.leaving)
+        written_s = table.folder.newest_manifest_s if isinstance(table, ReplayTable) and table.durable else None
+        if written_s is not None:
+            hosted.manifest_s -= max(0.0, time.time() - written_s)
         self._tables[name] = hosted
         return hosted
 
@@ -191,12 +195,13 @@ class ExperienceService:
         """Write a manifest of the table as it is now."""
         rpc.check_protocol(request.protocol, context.peer())
         started_s = self._clock.now_s()
-        items = await self.write_manifest(self._replay(request.table), request.round)
+        items = await self.write_manifest(request.table, request.round)
         return pb.CheckpointReply(items=items, took_s=self._clock.now_s() - started_s)
 
-    async def write_manifest(self, hosted: Hosted[ReplayTable], round_: int | None) -> int:
+    async def write_manifest(self, name: str, round_: int | None) -> int:
         """Taken at once, written beside the loop. Returns the items in it."""
-        async with hosted.writing:
+        async with self._replay(name).writing:
+            hosted = self._replay(name)  # after a rollback it is not the one that it was
             taken_s = self._clock.now_s()
             write = hosted.table.folder.checkpoint(round_)
             manifest = await asyncio.get_running_loop().run_in_executor(None, write)
@@ -209,20 +214,34 @@ class ExperienceService:
         if position is not None:
             loop = asyncio.get_running_loop()
             hosted.table.marked(await loop.run_in_executor(None, hosted.table.folder.write_mark, position))
-            self._tables[hosted.name].changed()  # a rollback may have put another one there
+            self._changed()  # a rollback may have put another one there
 
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackReply:
         """Return the table to its manifest of a round; its streams end and come back."""
         rpc.check_protocol(request.protocol, context.peer())
         writing = self._replay(request.table).writing
         async with writing:
-            hosted = self._replay(request.table)  # after another rollback it is not the one that it was
+            hosted = self._replay(request.table)
             lost = hosted.table.rollback(request.round)
             items = hosted.table.stats().items
             hosted.break_streams(UnavailableError(f"table {request.table!r} went back to round {request.round}"))
             self.host(request.table, hosted.table).writing = writing
         logger.warning("table %r is back at round %d: %d items, %d lost", request.table, request.round, items, lost)
         return pb.RollbackReply(items=items, lost_items=lost)
+
+    async def DropTable(self, request: pb.DropTableRequest, context: Any) -> pb.DropTableReply:
+        """Forget the table and remove its files."""
+        rpc.check_protocol(request.protocol, context.peer())
+        async with self._replay(request.table).writing:
+            hosted = self._replay(request.table)
+            items = hosted.table.stats().items
+            del self._tables[request.table]
+            hosted.break_streams(UnavailableError(f"table {request.table!r} was dropped"))
+            hosted.table.abandon()
+            if self._data_dir is not None:
+                self._data_dir.drop(request.table)
+        logger.warning("table %r: dropped with %d items, as %s asks", request.table, items, context.peer())
+        return pb.DropTableReply(items=items)
 
 
 async def _first(requests: AsyncIterator[bytes]) -> bytes:

@@ -11,9 +11,10 @@ from core.mapped import UNSTORED
 from core.specs import Signature
 from core.types import Columns
 from replay_server.definition import ON_DISK, ReplayDefinition
-from replay_server.layout import RingLayout, cell_bytes, fit_ring
+from replay_server.layout import RingLayout, fit_ring, ring_bytes
 from replay_server.limiter import RateLimiter
-from replay_server.samplers import MAX_EXPONENT
+from replay_server.ring import Ring
+from replay_server.samplers import MAX_EXPONENT, PrioritisedSampler, UniformSampler
 
 MOST_DRAW_BYTES = 256 << 20
 RESERVED = ("key", "probability")
@@ -33,6 +34,7 @@ def plan(definition: ReplayDefinition) -> Parts:
     layout = limiter = None
     try:
         layout = _layout(definition)
+        problems += _draw_problems(definition, layout)
     except ConfigError as error:
         problems.extend(error.problems)
     try:
@@ -45,12 +47,24 @@ def plan(definition: ReplayDefinition) -> Parts:
     return Parts(layout, limiter)
 
 
+def make_sampler(definition: ReplayDefinition, ring: Ring) -> UniformSampler | PrioritisedSampler:
+    """The one that a table is defined with, told of the ring's items from now on."""
+    if definition.sampler == "uniform":
+        ring.index = None
+        return UniformSampler()
+    sampler = PrioritisedSampler(ring.layout.cells, definition.priority_exponent)
+    sampler.bind(ring)
+    ring.index = sampler
+    return sampler
+
+
 def table_bytes(definition: ReplayDefinition) -> int:
-    """Bytes that the table's arrays take. Raises ConfigError."""
-    cells = _layout(definition).cells
-    row = cell_bytes(definition.signature)
-    tree = 4 + 16 if definition.sampler == "prioritised" else 0
-    return cells * (row + tree + (4 if definition.max_times_sampled else 0))
+    """Bytes that the table will take. Raises ConfigError."""
+    return ring_bytes(
+        *(definition.signature, _layout(definition)),
+        priorities=definition.sampler == "prioritised",
+        count_times=definition.max_times_sampled > 0,
+    )
 
 
 def window_bytes(definition: ReplayDefinition) -> int:
@@ -92,6 +106,8 @@ def _layout(definition: ReplayDefinition) -> RingLayout:
         capacity_bytes=definition.capacity_bytes or None,
         evict=definition.evict,
         spare=definition.spare_rows,
+        priorities=definition.sampler == "prioritised",
+        count_times=definition.max_times_sampled > 0,
     )
 
 
@@ -133,6 +149,17 @@ def _problems(definition: ReplayDefinition) -> list[str]:
             f"{draw:,} bytes, the limit is {MOST_DRAW_BYTES:,}: lower max_batches or the batch size"
         )
     return found
+
+
+def _draw_problems(definition: ReplayDefinition, layout: RingLayout) -> list[str]:
+    times, most = definition.max_times_sampled, definition.batch_size * definition.max_batches
+    if not 0 < times * layout.capacity < most:
+        return []
+    return [
+        f"the table would deadlock: its {layout.capacity} rows x max_times_sampled {times} = {times * layout.capacity} "
+        f"draws are fewer than max_batches {definition.max_batches} x batch_size {definition.batch_size} = {most} of "
+        "one draw; raise the capacity or max_times_sampled, or lower the batches"
+    ]
 
 
 def _signature_problems(signature: Signature, sampler: str) -> list[str]:

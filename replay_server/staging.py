@@ -30,16 +30,22 @@ class Staged:
 
 
 class Staging:
-    """By round and slot. `put` inserts an unroll, `record` notes that a life's seq is applied or will never be."""
+    """By round and slot.
+
+    `put` inserts an unroll, `record` notes that a life's seq is applied or will never be. `end` ends a life that ended
+    before, again: it was needed once more for what was staged of it.
+    """
 
     def __init__(
         self,
         put: Callable[[int, int, UnrollHeader, Columns, Size], None],
         record: Callable[[int, int, UnrollHeader], None],
+        end: Callable[[int, int], None],
     ) -> None:
-        self._put, self._record = put, record
+        self._put, self._record, self._end = put, record, end
         self._unrolls: dict[tuple[int, int], Staged] = {}
         self._sent: dict[Life, int] = {}
+        self._over: set[Life] = set()  # lives that ended while unrolls of theirs were here
         self._applied: dict[int, int] = {}
         self._last_round = -1
         self.nbytes = 0
@@ -51,6 +57,7 @@ class Staging:
         """A table was recovered that holds rounds up to these, by slot: the newest may be there in part."""
         self._unrolls.clear()
         self._sent.clear()
+        self._over.clear()
         self.nbytes = 0
         self._applied = dict(applied)
         self._last_round = max(applied.values(), default=0) - 1
@@ -84,7 +91,24 @@ class Staging:
         self._unrolls[key] = Staged(header, columns, size, (incarnation, seq), nbytes)
         self.nbytes += nbytes
         self._sent[life] = self.sent(life) + 1
+        self._end_those_over()
         return True
+
+    def end_life(self, slot: int, incarnation: int) -> None:
+        """It has ended; what is here of it still counts."""
+        if self.sent((slot, incarnation)):
+            self._over.add((slot, incarnation))
+
+    def _end_those_over(self) -> None:
+        """The last of their unrolls is in, or was replaced."""
+        for life in [life for life in self._over if not self.sent(life)]:
+            self._over.discard(life)
+            self._end(*life)
+
+    @property
+    def slots_of_ended(self) -> set[int]:
+        """Slots of lives that ended and still have something here."""
+        return {slot for slot, _ in self._over}
 
     def headers(self) -> list[UnrollHeader]:
         """Of all that is here, by round and slot."""
@@ -107,6 +131,7 @@ class Staging:
             self._record(*staged.sender, staged.header)
         self._last_round = max(self._last_round, round_)
         self._drop_before(round_ + 1)
+        self._end_those_over()
 
     def _open(self, round_: int, slots: Sequence[int]) -> list[int]:
         return [slot for slot in slots if self._applied.get(slot, -1) < round_]

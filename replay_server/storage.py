@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import re
@@ -42,7 +43,7 @@ class MemoryAllocator:
         """A zeroed array. ConfigError when there is no room for it."""
         try:
             return np.zeros(shape, dtype)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # the latter: more than an array can have
             raise ConfigError(
                 f"no memory for {name!r}: {dtype}{list(shape)}; lower the table's capacity ({error})"
             ) from error
@@ -72,13 +73,13 @@ class FileAllocator:
         if not FILE_NAME.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be a file name: use letters, digits, '_', '-' and '.', at most 200")
         kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         path = self.directory / name
         try:
             fd = _open(path, size) if self.existing else _make(path, size)
         except FileExistsError as error:
             raise ConfigError(f"{path} exists: give the table an empty data directory") from error
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             what = "opened" if self.existing else "made"
             raise ConfigError(
                 f"{path} cannot be {what} with {size:,} bytes: {error}; free space or lower the capacity"
@@ -103,7 +104,7 @@ def _make(path: Path, size: int) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
-    except OSError:
+    except (OSError, OverflowError):
         os.close(fd)
         with contextlib.suppress(OSError):
             os.unlink(path)

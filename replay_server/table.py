@@ -52,6 +52,10 @@ class Table(ABC):
         """What holds it back, with the arithmetic, and who must act; None if it may go."""
         return None
 
+    def why_no_life(self, open_lives: int) -> str | None:
+        """Why there is no room for so many lives that write at once; None if there is."""
+        return None
+
     def stage(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
         """Keep an unroll until its round is applied; False where it is known. Only staged replay tables do."""
         raise ReplayError("this table takes unrolls as they come, it stages none")

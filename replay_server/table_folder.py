@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from core.errors import ConfigError, ReplayError
 from replay_server import manifest as manifests
-from replay_server.data_dir import DataDir
+from replay_server.data_dir import DataDir, write_definition
 from replay_server.definition import ReplayDefinition
 from replay_server.layout import RingLayout
 from replay_server.manifest import Manifest, Manifests
@@ -42,6 +43,48 @@ def open_ring(
     else:
         folder = TableFolder.make(data_dir, definition, make)
     return folder.ring, folder
+
+
+class GoingBack(NamedTuple):
+    """To a manifest, before anything else reads the files. Nothing behind `written` was written since."""
+
+    manifest: Manifest
+    written: int
+    why: str
+
+
+def going_back(files: RingFiles, kept: Manifests, mark: Mark, *, durable: bool) -> GoingBack | None:
+    """Where files return to whose writer ended in a rollback or in a power cut; None: they are true as they are.
+
+    ConfigError where that cannot be read.
+    """
+    number = int(files.header[RESTORING])
+    if number:
+        found, skipped = kept.newest(number=number)
+        if found is None:
+            raise ConfigError(
+                *skipped,
+                f"the table was going back to manifest {number} when its server ended, and that is not there: move "
+                f"{kept.folder} away to start without it",
+            )
+        return GoingBack(found, int(files.header[RESTORING_HEAD]), f"it goes on to return to manifest {number}")
+    if files.header[BOOT] == boot_id():
+        return None
+    found, skipped = kept.newest() if durable else (None, [])
+    anew = (
+        "".join(f"{problem}; the manifest before it is taken; " for problem in skipped) + "the machine was started anew"
+    )
+    if found is not None and mark.position > 0:
+        lost = found.lost(mark.position, files.layout.cells)
+        why = (
+            f"{anew}; it is as manifest {found.number} says, {found.items - lost} items, without {lost} whose rows may "
+            "have been overwritten since"
+        )
+        return GoingBack(found, mark.position, why)
+    lacks = "there is no manifest" if found is None else "its file `mark` cannot be read, so no manifest is believed"
+    return GoingBack(
+        manifests.empty(), 0, f"{anew} and {lacks if durable else 'its folder is not for that'}: it is empty"
+    )
 
 
 class TableFolder:
@@ -80,6 +123,7 @@ class TableFolder:
         path = data_dir.folder(name)
         allocator = FileAllocator(path, existing=True)
         folder = cls(path, allocator, durable=data_dir.durable)
+        folder._manifests.remove_unfinished()
         try:
             folder.bind(make_ring(allocator, folder._prepare))
         except BaseException:
@@ -95,52 +139,43 @@ class TableFolder:
 
     def _prepare(self, files: RingFiles) -> None:
         """Make the files true where their writer did not end between two stores, but in a power cut or a rollback."""
-        header, name = files.header, self.path.name
-        if header[RESTORING] > 0:
-            found, _ = self._manifests.newest(number=int(header[RESTORING]))
-            if found is None:
-                raise ReplayError(f"table {name!r} was going back to manifest {header[RESTORING]}, which is not there")
-            manifests.restore(files, found, int(header[RESTORING_HEAD]))
-        elif header[RESTORING] < 0:
-            manifests.restore(files, manifests.empty(), 0)
-        elif header[BOOT] != boot_id():
-            self._after_power_cut(files)
-
-    def _after_power_cut(self, files: RingFiles) -> None:
-        found, skipped = self._manifests.newest() if self.durable else (None, [])
-        for problem in skipped:
-            logger.warning("table %r: %s; the manifest before it is taken", self.path.name, problem)
-        if not self.durable:
-            self._manifests.forget_after(0)  # nor are their columns what they were
-        if found is None:
-            why = "there is no manifest" if self.durable else "its folder is not for that"
-            logger.warning("table %r: the machine was started anew and %s: it is empty", self.path.name, why)
-            manifests.restore(files, manifests.empty(), 0)
+        back = going_back(files, self._manifests, self._mark, durable=self.durable)
+        if back is None:
             return
-        lost = manifests.restore(files, found, self._mark.position)
-        logger.warning(
-            "table %r: the machine was started anew; it is as manifest %d says, %d items, without %d whose rows may "
-            "have been overwritten since",
-            *(self.path.name, found.number, found.items - lost, lost),
-        )
+        if not back.manifest.number:
+            self._manifests.forget_after(0)  # nor are their rows what they were
+        manifests.restore(files, back.manifest, back.written)
+        if self.durable and not back.manifest.number:
+            self._mark.write(files.layout.cells)  # positions begin anew
+        logger.warning("table %r: %s", self.path.name, back.why)
 
     @property
     def _written(self) -> int:
         """Nothing behind it was written: the head, but for a ring that went back and did not come as far again."""
         return max(self.ring.head, int(self.ring.files.header[RESTORING_HEAD]))
 
+    def write_definition(self, definition: ReplayDefinition) -> None:
+        """Another one takes its place. Raises ReplayError."""
+        try:
+            write_definition(self.path, definition, durable=self.durable)
+        except OSError as error:
+            raise ReplayError(f"the definition cannot be written in {self.path}: {error}; free space there") from error
+
     # ------------------------------------------------------------------------------------------ the mark
 
-    def wanted_mark(self, room: int) -> int | None:
-        """The position that the mark should be moved to before the ring waits for it; None while it need not.
+    def wanted_mark(self) -> int | None:
+        """The position that the mark should be moved to; None while it need not.
 
-        `room` is the most cells that one step of the ring may need.
+        An eighth of the ring ahead, so that the ring waits for it only where a block is larger. On the first lap, which
+        writes over nothing, not before the ring needs it: what the mark is ahead is lost in a power cut.
         """
-        limit = self.ring.reuse_limit
+        ring, limit = self.ring, self.ring.reuse_limit
         if limit is None:
             return None
-        step = max(self.ring.layout.cells // 8, room)
-        return self.ring.head + 2 * step if limit - self.ring.head < step else None
+        eighth = ring.layout.cells // 8
+        if ring.needed > limit:
+            return ring.needed + eighth
+        return ring.head + 2 * eighth if ring.layout.cells < limit < ring.head + eighth else None
 
     def write_mark(self, position: int) -> int:
         """Runs in any one thread. Returns the position, for `marked`."""
@@ -155,12 +190,20 @@ class TableFolder:
         self._manifests.next_number += 1
 
         def write() -> Manifest:
-            if self.durable:
-                self._allocator.sync()
-            self._manifests.write(taken)
+            try:
+                if self.durable:
+                    self._allocator.sync()
+                self._manifests.write(taken)
+            except OSError as error:
+                raise ReplayError(f"no manifest can be written in {self.path}: {error}; free space there") from error
             return taken
 
         return write
+
+    @property
+    def newest_manifest_s(self) -> float | None:
+        """When it was written, in seconds since the epoch; None: there is none."""
+        return self._manifests.newest_s
 
     def rollback(self, round_: int) -> int:
         """The ring is what it was at that round; returns how many of its items are lost. Raises ReplayError."""
@@ -177,9 +220,13 @@ class TableFolder:
         self.ring.load()
         return lost
 
+    def abandon(self) -> None:
+        """Let go of the files, which are of no use any more."""
+        self._allocator.close()
+
     def close(self) -> None:
         """Write a last manifest, and that nothing is written after it."""
         if self.durable:
             self.checkpoint(None)()
-            self._mark.write(self._written)
+            self._mark.write(max(self._written, self.ring.layout.cells))
         self._allocator.close()

@@ -10,12 +10,13 @@ import numpy as np
 from core.errors import ConfigError, ReplayError
 from replay_server.data_dir import DataDir, read_definition
 from replay_server.definition import ReplayDefinition
-from replay_server.manifest import NAME, read
+from replay_server.manifest import NAME, Manifests, read, restore
 from replay_server.mark import Mark
 from replay_server.ring import Ring
-from replay_server.ring_files import BOOT, RESTORING, boot_id
+from replay_server.ring_files import RingFiles
 from replay_server.settings import plan
 from replay_server.storage import FileAllocator
+from replay_server.table_folder import going_back
 
 DAMAGED = 1
 
@@ -39,32 +40,31 @@ def run(path: Path) -> tuple[list[str], int]:
 
 
 def _verify(folder: Path) -> tuple[list[str], list[str]]:
-    """What the table holds, and what is wrong."""
-    lines, problems = list[str](), list[str]()
+    """What the table holds, or will once the next server has gone back to a manifest, and what is wrong."""
+    lines, problems, mark = list[str](), list[str](), Mark(folder)
     for line, bad in _manifests(folder):
         (problems if bad else lines).append(line)
+    durable = (folder / "mark").exists()
+    if durable and not mark.position:
+        problems.append("the file `mark` cannot be read: after a power cut the table will be empty")
+
+    def prepare(files: RingFiles) -> None:
+        back = going_back(files, Manifests(folder), mark, durable=durable)
+        if back is not None:
+            restore(files, back.manifest, back.written)
+            lines.append(f"the next server goes back first: {back.why}")
+
     try:
         definition = read_definition(folder)
-        ring = _ring(folder, definition)
+        ring = Ring(
+            *(definition.signature, plan(definition).layout, FileAllocator(folder, private=True)),
+            priorities=definition.sampler == "prioritised",
+            max_times=definition.max_times_sampled,
+            prepare=prepare,
+        )
     except ConfigError as error:
         return lines, [*problems, *error.problems]
-    lines.insert(0, _told(ring, definition))
-    if ring.files.header[RESTORING]:
-        lines.append("it was going back to a manifest when its server ended: the next server does that first")
-    elif ring.files.header[BOOT] != boot_id():
-        lines.append(
-            f"the machine was started anew since: the next server goes back to the newest manifest, "
-            f"mark {Mark(folder).position}"
-        )
-    return lines, problems + _damaged_items(ring)
-
-
-def _ring(folder: Path, definition: ReplayDefinition) -> Ring:
-    return Ring(
-        *(definition.signature, plan(definition).layout, FileAllocator(folder, private=True)),
-        priorities=definition.sampler == "prioritised",
-        max_times=definition.max_times_sampled,
-    )
+    return [_told(ring, definition), *lines], problems + _damaged_items(ring)
 
 
 def _told(ring: Ring, definition: ReplayDefinition) -> str:

@@ -93,6 +93,11 @@ class ReplayClient:
             )
         return found
 
+    def drop_table(self, name: str) -> int:
+        """End the table for everybody and free what it takes; returns how many items it held."""
+        request = pb.DropTableRequest(protocol=rpc.PROTOCOL, table=name)
+        return int(self._call("DropTable", request, pb.DropTableReply).items)
+
     def info(self, timeout_s: float | None = None) -> ServerInfo:
         """Figures of every table, and who waits for what."""
         reply = self._call("Info", pb.InfoRequest(), pb.InfoReply, timeout_s)

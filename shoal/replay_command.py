@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `shoal replay`. All are texts: `read` names every problem at once."""
     parser.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT or unix:PATH; needed")
     parser.add_argument("--data-dir", metavar="DIR", help=f"where tables are kept; {MEMORY}: in this process")
-    parser.add_argument("--max-bytes", metavar="SIZE", help="of all tables together, such as 8GB; default: no limit")
+    parser.add_argument(
+        "--max-bytes", metavar="SIZE", help="of all tables together, such as 8GB; default: 9/10 of what is free"
+    )
     parser.add_argument(
         "--manifest-every", metavar="SECONDS", help="what a power cut may lose, in a DIR on a disk; default: 10"
     )

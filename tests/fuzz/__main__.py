@@ -8,6 +8,7 @@ are in order. An input that broke something is left as `crash-*`.
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -55,6 +56,7 @@ class Fuzzer:
 
 def main() -> None:
     """Runs until libFuzzer's flags say that it is enough; its exit code is not 0 where an input broke something."""
+    logging.getLogger("replay_server").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as corpus:
         for name, calls in (("Insert", insert_calls()), ("Sample", sample_calls())):
             for number, messages in enumerate(calls):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -48,7 +47,6 @@ class Target:
     """A service with a table for either mode, to throw bytes at."""
 
     def __init__(self) -> None:
-        logging.getLogger("replay_server").setLevel(logging.ERROR)
         self._loop = asyncio.new_event_loop()
         self.service = ExperienceService()
         for definition in TABLES:
@@ -116,6 +114,7 @@ class Target:
             assert (ring.priority >= 0).all()
 
     def close(self) -> None:
+        """End the service."""
         self.service.close()
         self._loop.close()
 

@@ -26,7 +26,7 @@ class FaultyInserts:
     def __init__(self, service: ExperienceService, rng: np.random.Generator, chance: float) -> None:
         self._service, self._rng, self.chance = service, rng, chance
         self.faults: Counter[str] = Counter()
-        for name in ("EnsureTable", "Sample", "Info", "Checkpoint", "Rollback"):
+        for name in ("EnsureTable", "DropTable", "Sample", "Info", "Checkpoint", "Rollback"):
             setattr(self, name, getattr(service, name))
 
     def _happens(self, fault: str) -> bool:

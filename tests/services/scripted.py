@@ -112,6 +112,9 @@ class Scripted:
     async def EnsureTable(self, request: Any, context: Any) -> pb.EnsureTableReply:
         return pb.EnsureTableReply()
 
+    async def DropTable(self, request: Any, context: Any) -> pb.DropTableReply:
+        return pb.DropTableReply()
+
     async def Info(self, request: Any, context: Any) -> pb.InfoReply:
         return pb.InfoReply()
 

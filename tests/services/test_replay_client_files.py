@@ -9,6 +9,7 @@ import pytest
 
 from core import errors
 from shoal import ReplayClient
+from tests.conftest import Threads
 from tests.services.replaying import (
     CAPACITY,
     COLUMNS,
@@ -22,6 +23,7 @@ from tests.services.replaying import (
     open_client,
     rows,
 )
+from tests.services.serving import DEADLINE_S, wait_until
 
 __all__ = ["client", "file_server", "memory_server", "open_client"]
 
@@ -226,3 +228,43 @@ def test_a_dataset_goes_out_and_comes_in(files: ReplayClient, tmp_path: Path, mo
     assert (batch.items, batch["reward"].shape, batch["obs"].shape) == (60, (3, 64), (4, 64, 2))
     with pytest.raises(errors.ConfigError, match="no Minari dataset"):
         files.load_minari("new", "shoal/other-v0")
+
+
+def test_a_dropped_table_is_gone_with_its_files_and_its_name_is_free(
+    file_server: FileServer, open_client: OpenClient, tmp_path: Path
+) -> None:
+    client = open_client(timeout_s=2.0)
+    client.create_table("t", COLUMNS, capacity=CAPACITY)
+    with client.writer("t") as writer:
+        writer.insert(rows(0, 10))
+    client.sample("t", 4)
+    assert client.drop_table("t") == 10
+    assert client.info().tables == {}
+    assert not (tmp_path / "data" / "t").exists()
+    with pytest.raises(errors.ShoalError, match="no table 't'"):
+        client.sample("t", 4)
+    with pytest.raises(errors.TableNotFoundError, match="no table 't'"):
+        client.drop_table("t")
+    assert client.create_table("t", {"obs": ("float32", (5,))}, capacity=CAPACITY).created
+    file_server.stop()
+    file_server.start()
+    assert client.info().tables["t"].figures["items"] == 0
+
+
+def test_a_memory_table_is_dropped_while_somebody_writes(client: ReplayClient, threads: Threads) -> None:
+    client.create_table("t", COLUMNS, capacity=CAPACITY, samples_per_insert=1.0)
+    writer = client.writer("t")
+
+    def write_on() -> None:
+        while True:
+            writer.insert(rows(0, 10), timeout_s=DEADLINE_S)
+
+    def write() -> None:
+        with pytest.raises(errors.ShoalError):
+            write_on()
+
+    waiting = threads.start(write)
+    wait_until(lambda: client.info().tables["t"].waiters, "the limiter closes")
+    client.drop_table("t")
+    client.close()
+    waiting.result(DEADLINE_S)

@@ -50,6 +50,9 @@ class Servicer:
         await self._answer()
         return pb.CheckpointReply()
 
+    async def DropTable(self, request: Any, context: Any) -> pb.DropTableReply:
+        return pb.DropTableReply()
+
     async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.RollbackReply:
         await self._answer()
         return pb.RollbackReply()

@@ -149,9 +149,9 @@ def script(seed: int, length: int) -> list[Op]:
         slot = 2 if step % 17 == 3 else int(rng.integers(2))
         life = lives[slot]
         columns = life.unroll(int(rng.integers(1, MAX_ROWS + 1)))
-        unknown = step % 3 == 0  # all of them or none: else an unroll that comes again finds itself the largest
         shape = columns["valid"].shape
-        columns["priority"] = np.full(shape, np.inf, np.float32) if unknown else rng.random(shape, np.float32) * step
+        unknown = rng.random(shape) < 0.4
+        columns["priority"] = np.where(unknown, np.inf, rng.random(shape) * step).astype(np.float32)
         ops.append(Op("insert", (slot, life.incarnation), life.seq, columns))
         if step % 13 == 12 and slot != 2:
             ops.append(Op("end", (slot, life.incarnation)))

@@ -17,33 +17,41 @@ T, B, CAPACITY = 4, 3, 8000
 DEFINITION = ReplayDefinition("t", signature(T, B), CAPACITY, 8, 2, 20, 0.0, 1, 2, 1, sampler="prioritised")
 
 
+def move_mark(table: ReplayTable) -> bool:
+    """As a server does every few milliseconds; whether there was a reason."""
+    wanted = table.wanted_mark()
+    if wanted is not None:
+        table.marked(table.folder.write_mark(wanted))
+    return wanted is not None
+
+
 class DyingServer:
     """A table in a data directory, one life that writes it, and the ends that a process can have."""
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, definition: ReplayDefinition = DEFINITION) -> None:
         self.path, self.durable = path, durable
         self.data_dir = DataDir(path, durable=durable)
-        self.table = ReplayTable.open(DEFINITION, data_dir=self.data_dir)
+        self.table = ReplayTable.open(definition, data_dir=self.data_dir)
         self.rng = np.random.default_rng(0)
-        self.life = CountingLife(0, 7, B, self.rng, end=0.0)
+        self.life = CountingLife(0, 7, definition.signature.max_envs, self.rng, end=0.0)
 
     @property
     def folder(self) -> Path:
         return self.path / "t"
 
-    def send(self, unrolls: int) -> None:
-        table = self.table
+    def send(self, unrolls: int, rows: int = T) -> None:
+        table, envs = self.table, self.life.envs
         expected = table.next_seq(0, self.life.incarnation)
         if expected != self.life.seq + 1:  # the table went back: the actor starts a new life
             table.end_life(0, self.life.incarnation)
-            self.life = CountingLife(0, self.life.incarnation + 1, B, self.rng, end=0.0)
+            self.life = CountingLife(0, self.life.incarnation + 1, envs, self.rng, end=0.0)
         for _ in range(unrolls):
-            wanted = table.wanted_mark()
-            if wanted is not None:
-                table.marked(table.folder.write_mark(wanted))
-            columns = self.life.unroll(T)
-            assert table.may_insert(0, self.life.incarnation, T, B, T * B)
-            assert table.insert(self.life.incarnation, self.life.seq, self.life.header(columns), columns, (T, B))
+            move_mark(table)
+            size = rows, envs
+            while not table.may_insert(0, self.life.incarnation, *size, rows * envs):
+                assert move_mark(table), "it would wait for ever"
+            columns = self.life.unroll(rows)
+            assert table.insert(self.life.incarnation, self.life.seq, self.life.header(columns), columns, size)
 
     def restart(self, *, power_cut: bool = False) -> None:
         if power_cut:

@@ -17,6 +17,7 @@ from replay_server.dedupe import Life
 from replay_server.definition import ReplayDefinition
 from replay_server.replay import ReplayTable
 from tests.unit.counting import STRIDE, CountingLife, signature
+from tests.unit.dying_server import move_mark
 
 MAX_ROWS, BEFORE, AFTER = 6, 1, 2
 ENVS = (1, 2, 3)
@@ -69,14 +70,13 @@ class CheckedTable:
 
     def insert_one(self, slot: int, rows: int) -> None:
         table, life, model = self.table, self.lives[slot], self.model
-        wanted = table.wanted_mark()
-        if wanted is not None:
-            table.marked(table.folder.write_mark(wanted))
         columns = life.unroll(rows)
         header, size = life.header(columns), (rows, life.envs)
+        move_mark(table)
+        while not table.may_insert(slot, life.incarnation, *size, header.env_steps):
+            assert move_mark(table)
         if self.definition.sampler == "prioritised":
             columns["priority"] = self.rng.choice([0.0, 0.25, 2.0, 7.5, np.inf], size).astype(np.float32)
-        assert table.may_insert(slot, life.incarnation, *size, header.env_steps)
         assert table.insert(life.incarnation, life.seq, header, columns, size)
         assert not table.insert(life.incarnation, life.seq, header, columns, size)
         model.lives[slot, life.incarnation] = life.seq

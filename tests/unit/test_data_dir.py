@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import ConfigError
+from core.errors import ConfigError, ReplayError
 from replay_server.data_dir import FORMAT, DataDir, read_definition
 from replay_server.definition import ReplayDefinition
 from replay_server.replay import ReplayTable
@@ -76,6 +76,23 @@ def test_a_refused_directory_is_not_left_locked(tmp_path: Path) -> None:
         assert "use the version of Shoal that made it, or give another --data-dir" in str(caught.value)
     (tmp_path / "format").write_text(FORMAT)
     DataDir(tmp_path, durable=False).close()
+
+
+def test_killed_before_its_format_was_written_a_directory_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    for call in ("fsync", "rename"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, killed)
+            with pytest.raises(KeyboardInterrupt):
+                DataDir(tmp_path, durable=True)
+        assert names(tmp_path) == [".format", "lock"]
+    DataDir(tmp_path, durable=True).close()
+    assert names(tmp_path) == ["format", "lock"]
+    assert (tmp_path / "format").read_text() == FORMAT
 
 
 def test_a_folder_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
@@ -171,6 +188,23 @@ def test_a_definition_comes_back_and_a_damaged_one_is_told(tmp_path: Path) -> No
         path.write_bytes(damaged)
         with pytest.raises(ConfigError, match=r"definition\.json cannot be read"):
             ReplayTable.reopen(data_dir, "t")
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_change_that_the_disk_does_not_take_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    table = ReplayTable.open(DEFINITION, data_dir=DataDir(tmp_path, durable=True))
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(ReplayError, match=r"definition cannot be written in .*No space left on device; free space"):
+            table.adopt(replace(DEFINITION, min_size=30))
+    assert (table.definition, table.limiter.min_size, table.ring.layout.min_size) == (DEFINITION, 20, 20)
+    assert read_definition(tmp_path / "t") == DEFINITION
 
 
 def test_a_file_of_another_size_is_told(tmp_path: Path) -> None:

@@ -115,16 +115,20 @@ def test_inserts_go_when_no_batch_is_left(rng: np.random.Generator) -> None:
     assert not table.may_insert(0, 7, T, B, T * B)  # now a sample may go first
 
 
-def test_a_producer_and_a_consumer_never_both_wait(rng: np.random.Generator) -> None:
-    definition = replace(DEFINITION, samples_per_insert=2.5, max_batches=1, batch_size=16, capacity=200, min_size=30)
-    table = ReplayTable.open(definition)
+@pytest.mark.parametrize("most_times", [MOST, 1])
+@pytest.mark.parametrize("batches", [1, 4])
+def test_a_producer_and_a_consumer_never_both_wait(rng: np.random.Generator, batches: int, most_times: int) -> None:
+    definition = replace(DEFINITION, max_batches=batches, batch_size=16, capacity=200, min_size=30)
+    spi = min(2.5, most_times)
+    table = ReplayTable.open(replace(definition, samples_per_insert=spi, max_times_sampled=most_times))
     life = CountingLife(0, 7, B, rng)
     for _ in range(2000):
         columns = life.unroll(T)
         header = life.header(columns)
         while not table.may_insert(0, 7, T, B, header.env_steps):
-            assert table.may_sample(16), (table.why_insert_waits(0, 7, T, B, 12), table.why_sample_waits(16))
-            table.sample(16, rng)
+            n = 16 * batches
+            assert table.may_sample(n), (table.why_insert_waits(0, 7, T, B, 12), table.why_sample_waits(n))
+            table.sample(n, rng)
         table.insert(7, life.seq, header, columns, (T, B))
     assert table.sampled > 2000
     assert table.ring.inserted == table.inserted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -156,9 +158,52 @@ def test_killed_in_the_middle_of_a_rollback_it_is_done_at_the_next_start(
     server.restart()
     assert server.items() == items
     assert server.table.ring.files.header[RESTORING] == 0
-    server.table.ring.files.header[RESTORING] = 9
-    with pytest.raises(ReplayError, match="was going back to manifest 9, which is not there"):
+    server.table.ring.files.header[RESTORING] = 1
+    path = file_of(server, 1, "-round")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="was going back to manifest 1 when its server ended") as caught:
         server.restart()
+    damaged, advice = caught.value.problems
+    assert damaged.startswith(f"{path} has CRC")
+    assert advice.endswith(f"that is not there: move {server.folder} away to start without it")
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "fdatasync"])
+def test_a_manifest_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    server = DyingServer(tmp_path)
+    server.send(5)
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        write = server.table.folder.checkpoint(None)
+        with pytest.raises(ReplayError, match=rf"{server.folder}: .*No space left on device; free space there"):
+            write()
+    assert not list(server.folder.glob(".manifest*"))
+    assert kept(server) == []
+    server.table.folder.checkpoint(None)()
+    assert kept(server) == ["manifest-000000000002"]
+
+
+def test_a_manifest_of_a_server_that_was_killed_meanwhile_is_removed(tmp_path: Path) -> None:
+    server = DyingServer(tmp_path)
+    (server.folder / ".manifest-000000000007").write_bytes(b"half")
+    server.restart()
+    assert not list(server.folder.glob(".manifest*"))
+
+
+def test_a_folder_says_when_its_newest_manifest_was_written(tmp_path: Path) -> None:
+    server = DyingServer(tmp_path)
+    assert server.table.folder.newest_manifest_s is None
+    for number, kind, written_s in ((1, "", 1000.0), (2, "-round", 2000.5)):
+        server.table.folder.checkpoint(5 if kind else None)()
+        os.utime(file_of(server, number, kind), (0, written_s))
+        server.restart()
+        assert server.table.folder.newest_manifest_s == written_s
 
 
 def test_files_that_are_no_ring_are_refused(tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ class TableMachine(RuleBasedStateMachine, CheckedTable):
         if self.durable and self.manifest is not None:
             self.written = self.table.folder._mark.position
             self.take_back(self.manifest, self.written, as_found=True)
+            largest = self.table.ring.max_priority  # priorities are as found, of rows that are no items too
+            assert largest >= max(self.model.largest, *self.model.priority.values(), 1.0)
+            self.model.largest = largest
         else:
             assert self.table.ring.items == 0
             self.model, self.manifest, self.rounds, self.written = Model(), None, {}, 0

@@ -154,7 +154,7 @@ def test_duplicates_and_gaps(rng: np.random.Generator) -> None:
     assert table.next_seq(0, 7) == 2
     stats = table.stats()
     assert (stats.duplicates, stats.lives, stats.items) == (1, 1, stats.inserted)
-    assert [h.env_steps for h in table.drain_headers()] == [header.env_steps]
+    assert [h.env_steps for h in table.reports.drain()] == [header.env_steps]
     assert table.figures()["duplicates"] == 1.0
 
 
@@ -186,6 +186,8 @@ def test_draws_are_whole_batches_within_the_limit() -> None:
     for batches in (0, 3, -1):
         with pytest.raises(ReplayError, match=f"a draw of {batches} batches of 8 items; {limit}"):
             table.check_draw(batches)
+    with pytest.raises(ReplayError, match=r"a draw of 1 batches of 17 items; .* is 16 items: ask for smaller batches"):
+        table.check_draw(1, 17)
     with pytest.raises(ReplayError, match="a sample of 17 items"):
         table.may_sample(17)
 

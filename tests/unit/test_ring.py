@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from core.errors import ConfigError, ItemRejectedError
 from core.specs import ArraySpec, ColumnSpec, Signature
 from replay_server import ring_files as words
-from replay_server.layout import RingLayout, cell_bytes, fit_ring
+from replay_server.layout import RingLayout, fit_ring, ring_bytes
 from replay_server.ring import Ring
 from replay_server.ring_files import Block
 from tests.unit.counting import STRIDE, CountingLife, signature
@@ -111,6 +112,49 @@ def test_an_unroll_that_changes_its_width_is_refused(rng: np.random.Generator) -
         ring.insert(0, 1, 2, CountingLife(0, 1, 3, rng).unroll(2), 2, 3)
 
 
+@pytest.mark.parametrize("round_", [1 << 63, -(1 << 63), 1 << 80])
+def test_a_round_that_no_line_can_hold_is_refused_and_nothing_has_changed(
+    rng: np.random.Generator, round_: int
+) -> None:
+    ring = Ring(signature(MAX_ROWS, MAX_ENVS), RingLayout(100, block_rows=8))
+    twin, life = Twin(ring), CountingLife(0, 1, 3, rng, end=0.0)
+    while not ring.evicted:
+        twin.insert(life, 6)
+    before = (ring.items, ring.tail, ring.head, list(ring._order), list(ring._free_blocks))
+    other = CountingLife(1, 1, 3, rng)
+    for _ in range(200):
+        with pytest.raises(ItemRejectedError, match=r"slot 1 would have begun at round -?\d+; rounds are -92\d+ to 92"):
+            ring.insert(1, 1, 2, other.unroll(6), 6, 3, round=round_ + (1 if round_ > 0 else 0))
+    assert (ring.items, ring.tail, ring.head, list(ring._order), list(ring._free_blocks)) == before
+    twin.insert(life, 6)
+    twin.check()
+
+
+def test_a_round_never_writes_behind_what_was_said(rng: np.random.Generator) -> None:
+    layout = RingLayout(600, 1, 2, block_rows=32, open_blocks=2)
+    ring = Ring(signature(MAX_ROWS, MAX_ENVS), layout)
+    lives = [CountingLife(slot, 1, MAX_ENVS, rng) for slot in range(4)]
+    exact = 0
+    for _ in range(2000):
+        slots = {
+            slot for slot in range(4) if rng.random() < (0.9 if slot else 0.1)
+        }  # the block of a slow one may be evicted
+        over = {slot for slot in slots if rng.random() < 0.02}
+        end, head = ring.end_of_round(slots, over, MAX_ROWS, MAX_ENVS), ring.head
+        exact += end == head
+        for slot in sorted(slots):
+            life = lives[slot]
+            if slot in over:  # it goes in as the life before, whose block is closed
+                ring.end_life(slot, life.incarnation)
+                life = lives[slot] = CountingLife(slot, life.incarnation + 1, life.envs, rng)
+            rows = int(rng.integers(1, MAX_ROWS + 1))
+            columns = life.unroll(rows)
+            ring.insert(slot, life.incarnation, life.seq, columns, rows, life.envs)
+        assert ring.head <= end
+    assert ring.head > 10 * 600
+    assert exact > 100  # where no block is full nothing is asked for
+
+
 def test_without_evict_a_full_table_refuses_and_keeps_all(rng: np.random.Generator) -> None:
     ring = Ring(signature(MAX_ROWS, MAX_ENVS), RingLayout(100, block_rows=8, evict=False))
     twin = Twin(ring)
@@ -144,13 +188,61 @@ def test_capacity_that_is_too_small_is_refused_with_the_arithmetic() -> None:
     assert fit_ring(signature(64, 64), 35_816, before=3, after=1, min_size=1000, open_blocks=4).cells == 35_816
 
 
-def test_capacity_in_bytes_is_kept(rng: np.random.Generator) -> None:
-    spec = signature(MAX_ROWS, MAX_ENVS)
-    assert cell_bytes(spec) == 8 + 8 + 1 + 1
-    layout = fit_ring(spec, 10**9, capacity_bytes=18_000)
-    assert layout.cells == 1000
-    with pytest.raises(ConfigError, match=r"capacity_bytes 900 / 18 bytes a row = 50 rows, of capacity 100"):
-        fit_ring(spec, 100, capacity_bytes=900, open_blocks=2)
+@given(
+    cells=st.integers(100, 20_000),
+    open_blocks=st.integers(1, 300),
+    rows=st.integers(1, 20),
+    envs=st.integers(1, 5),
+    after=st.integers(1, 6),
+    min_share=st.sampled_from([0.0, 0.5, 0.9]),
+    block_rows=st.sampled_from([16, 256]),
+)
+def test_a_ring_that_is_accepted_has_lines_for_all_its_blocks(
+    cells: int, open_blocks: int, rows: int, envs: int, after: int, min_share: float, block_rows: int
+) -> None:
+    layout = RingLayout(cells, 1, after, 1 + int(min_share * cells), open_blocks, block_rows)
+    if layout.problem(open_blocks, rows, envs) is not None:
+        return
+    smallest = min(layout.block_rows_for(r, e, open_blocks) * e for r in range(1, rows + 1) for e in range(1, envs + 1))
+    assert cells // smallest <= layout.most_blocks
+
+
+def test_more_blocks_than_there_are_lines_for_are_refused_with_the_arithmetic() -> None:
+    with pytest.raises(ConfigError) as caught:
+        fit_ring(signature(1, 1), 3073, after=5, open_blocks=256)
+    assert str(caught.value) == (
+        "the table leaves each of 256 actors a block of (capacity 3073 - min_size 1) / (2 x 256) = 6 rows, but it "
+        "keeps at most 160 blocks, enough for those of 39 rows or more; set capacity to 32769 or more, or use fewer "
+        "actors or a smaller min_size"
+    )
+    assert fit_ring(signature(1, 1), 32_769, after=5, open_blocks=256).most_blocks == 1088
+
+
+def test_many_lives_of_short_unrolls_fill_the_ring(rng: np.random.Generator) -> None:
+    spec = signature(1, 1)
+    ring = Ring(spec, fit_ring(spec, 3000, after=5, open_blocks=30))
+    lives = [CountingLife(slot, 1, 1, rng, end=0.0) for slot in range(30)]
+    while not ring.evicted:
+        items = ring.items
+        for life in lives:
+            ring.insert(life.slot, 1, life.seq + 1, life.unroll(1), 1, 1)
+    assert items > 0.8 * 3000
+
+
+def test_capacity_in_bytes_is_kept() -> None:
+    spec, most = signature(MAX_ROWS, MAX_ENVS), 1_000_000
+    for priorities in (False, True):
+        for count_times in (False, True):
+            layout = fit_ring(spec, 10**9, capacity_bytes=most, priorities=priorities, count_times=count_times)
+            more = replace(layout, cells=layout.cells + 1)
+            needs = [
+                ring_bytes(spec, fitted, priorities=priorities, count_times=count_times) for fitted in (layout, more)
+            ]
+            assert needs[0] <= most < needs[1]
+    with pytest.raises(
+        ConfigError, match=r"\(capacity_bytes 500,000 has room for 0 rows, of capacity 100; a table takes"
+    ):
+        fit_ring(spec, 100, capacity_bytes=500_000, open_blocks=2)
 
 
 def test_settings_that_make_no_ring_are_all_told() -> None:

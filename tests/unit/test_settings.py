@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
-from core.errors import ConfigError, SchemaError
+from core.errors import CodecError, ConfigError, SchemaError
 from core.specs import ArraySpec, ColumnSpec, Signature
-from replay_server.definition import ON_DISK, ReplayDefinition
+from replay_server.definition import ON_DISK, ReplayDefinition, Sampler
 from replay_server.replay import ReplayTable
+from replay_server.samplers import PrioritisedSampler
 from replay_server.settings import (
     MOST_DRAW_BYTES,
     check_change,
@@ -119,10 +122,25 @@ def test_bytes_of_windows_and_tables() -> None:
     assert window_bytes(first) == window_bytes(DEFINITION) + 40  # once, not once a row
     priority = with_column("priority", ColumnSpec(ArraySpec((), "float32")), replace(DEFINITION, sampler="prioritised"))
     assert window_bytes(priority) == window_bytes(DEFINITION)  # it is not handed out
-    assert table_bytes(DEFINITION) == 2000 * (8 + 8 + 1 + 1)
-    assert table_bytes(replace(DEFINITION, max_times_sampled=4)) == 2000 * (18 + 4)
-    assert table_bytes(priority) == 2000 * (18 + 4 + 16)
-    assert table_bytes(replace(DEFINITION, capacity_bytes=18_000)) == 18_000
+    lines = (64 + 2 * 2000 // 64) * 128 + 16385 * 32 + 128
+    assert table_bytes(DEFINITION) == 2000 * (8 + 8 + 1 + 1) + lines
+    assert table_bytes(replace(DEFINITION, max_times_sampled=4)) == 2000 * (18 + 4) + lines
+    assert table_bytes(priority) == 2000 * (18 + 4) + 2 * 2048 * 8 + lines
+    small = table_bytes(replace(DEFINITION, capacity=10**6, capacity_bytes=600_000))
+    assert 600_000 - 100 < small <= 600_000
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "prioritised"])
+@pytest.mark.parametrize("times", [0, 4])
+def test_a_table_takes_what_was_said(sampler: Sampler, times: int) -> None:
+    definition = replace(DEFINITION, sampler=sampler, max_times_sampled=times, capacity=1500, spare_rows=100)
+    table = ReplayTable.open(definition)
+    files = table.ring.files
+    arrays = [*files.columns.values(), files.header, files.blocks, files.writers, table.ring.live]
+    arrays += [array for array in (files.priority, files.times) if array is not None]
+    if isinstance(table._sampler, PrioritisedSampler):
+        arrays.append(table._sampler._tree._tree)
+    assert table_bytes(definition) == table.stats().held_bytes == sum(array.nbytes for array in arrays)
 
 
 def test_items_that_leave_before_they_were_drawn_often_enough_are_a_deadlock() -> None:
@@ -132,6 +150,87 @@ def test_items_that_leave_before_they_were_drawn_often_enough_are_a_deadlock() -
         "table 't': the table would deadlock: each item leaves after max_times_sampled 3 draws, but "
         "samples_per_insert 4 waits for more of each; lower the latter"
     )
+
+
+def test_a_draw_that_the_table_can_never_hold_is_a_deadlock() -> None:
+    scarce = replace(DEFINITION, samples_per_insert=0.0, max_times_sampled=2, batch_size=1000)
+    plan(replace(scarce, max_batches=4))
+    (problem,) = problems(replace(scarce, max_batches=5))
+    assert problem == (
+        "table 't': the table would deadlock: its 2000 rows x max_times_sampled 2 = 4000 draws are fewer than "
+        "max_batches 5 x batch_size 1000 = 5000 of one draw; raise the capacity or max_times_sampled, or lower the "
+        "batches"
+    )
+
+
+WRONG_TYPES: dict[str, tuple[Any, str]] = {
+    "capacity": (1e6, "capacity is 1000000.0 (float); give a whole number up to 1,099,511,627,776"),
+    "batch_size": (64.0, "batch_size is 64.0 (float); give a whole number"),
+    "min_size": (True, "min_size is True (bool); give a whole number"),
+    "spare_rows": (1 << 60, "spare_rows is 1152921504606846976 (int); give a whole number up to 1,099,511,627,776"),
+    "samples_per_insert": ("4", "samples_per_insert is 4 (str); give a number"),
+    "evict": (1, "evict is 1 (int); give True or False"),
+    "sampler": (None, "sampler is None (NoneType); give text"),
+    "name": (5, "name is 5 (int); give text"),
+}
+
+
+@pytest.mark.parametrize("field", WRONG_TYPES)
+def test_a_field_of_another_kind_is_told(field: str) -> None:
+    value, told = WRONG_TYPES[field]
+    with pytest.raises(ConfigError) as caught:
+        replace(DEFINITION, **{field: value})
+    assert len(caught.value.problems) == 1
+    assert str(caught.value).startswith(told)
+    plain = DEFINITION.to_plain() | {field: value}
+    with pytest.raises(CodecError) as refused:
+        ReplayDefinition.unpack(msgpack.packb(plain))
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "../t", "a/b", ".t", "ü", "x" * 201])
+def test_a_name_is_a_file_name_in_memory_too(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"cannot be a table's name: use letters, digits, '_', '-' and '.', at most 200"
+    ):
+        replace(DEFINITION, name=name)
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (ArraySpec((-1,), "float32"), "column 'x' has shape (-1,); give at most 14 whole numbers from 1 on"),
+        (ArraySpec((3, 0), "float32"), "column 'x' has shape (3, 0); give at most 14 whole numbers"),
+        (ArraySpec((1,) * 15, "float32"), "column 'x' has shape (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1); give"),
+        (ArraySpec((), "<U5"), "column 'x' has dtype '<U5'; give bool or a little-endian integer or float"),
+        (ArraySpec((), "complex64"), "column 'x' has dtype 'complex64'; give bool"),
+        (ArraySpec((), ">f4"), "column 'x' has dtype '>f4'; give bool"),
+        (ArraySpec((), "number"), "column 'x' has dtype 'number'; give bool"),
+    ],
+)
+def test_a_column_that_cannot_travel_is_told(array: ArraySpec, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_column("x", ColumnSpec(array))
+    assert str(caught.value).startswith(told)
+
+
+def test_a_signature_has_as_many_columns_as_travel() -> None:
+    columns = {f"c{n}": ColumnSpec(ArraySpec((), "float32")) for n in range(299)} | {
+        "valid": ColumnSpec(ArraySpec((), "u1"))
+    }
+    with pytest.raises(ConfigError, match=r"^300 columns; give at most 256$"):
+        replace(DEFINITION, signature=Signature(columns, 4, 3))
+    with pytest.raises(ConfigError, match="max_rows is 0; give a whole number from 1 on") as caught:
+        replace(DEFINITION, signature=Signature(DEFINITION.signature.columns, 0, 2.0))  # type: ignore[arg-type]
+    assert caught.value.problems[1] == "max_envs is 2.0; give a whole number from 1 on"
+
+
+def test_more_lives_than_the_ring_has_room_for_are_told_with_the_arithmetic() -> None:
+    table = ReplayTable.open(DEFINITION)
+    assert table.why_no_life(30) is None
+    reason = table.why_no_life(48)
+    assert reason is not None
+    assert "the table holds 2000 rows, but 48 actors that send 4 rows of 3 environments need 2 x 48 blocks" in reason
 
 
 def test_batches_have_items() -> None:

@@ -29,7 +29,8 @@ class Noted:
     def __init__(self) -> None:
         self.put: list[tuple[int, int, int, int]] = []
         self.recorded: list[tuple[int, int, int]] = []
-        self.staging = Staging(self._put, self._record)
+        self.ended: list[tuple[int, int]] = []
+        self.staging = Staging(self._put, self._record, lambda *life: self.ended.append(life))
 
     def _put(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> None:
         self.put.append((header.round, header.slot, incarnation, seq))
@@ -182,10 +183,10 @@ def test_the_order_of_arrival_does_not_matter() -> None:
         lives = [CountingLife(slot, 7, B, np.random.default_rng(slot)) for slot in range(3)]
         for round_ in (1, 2):
             for slot in order:
-                assert not table.may_apply(round_, [0, 1, 2])
+                assert table.why_apply_waits(round_, [0, 1, 2])
                 stage(table, lives[slot], round_)
             assert table.ring.items == 0 or round_ == 2
-            assert table.may_apply(round_, [0, 1, 2])
+            assert table.why_apply_waits(round_, [0, 1, 2]) is None
             table.apply(round_, [0, 1, 2])
         tables.append(table)
     one, two = tables
@@ -203,12 +204,12 @@ def test_counters_tell_what_was_sent_and_what_is_applied() -> None:
     assert (table.next_seq(0, 7), table.next_seq_sent(0, 7), table.stats().staged) == (1, 3, 2)
     assert not table.stage(*first)  # resent on another connection
     assert table.stats().duplicates == 1
-    assert [header.round for header in table.drain_headers()] == [1, 2]  # told when staged
+    assert [header.round for header in table.reports.drain()] == [1, 2]  # told when staged
     reason = table.why_apply_waits(2, [0, 1])
     assert reason == "round 2 waits for the unrolls of slots [1]: their actors must deliver"
     table.apply(1, [0])
     assert (table.next_seq(0, 7), table.next_seq_sent(0, 7), table.stats().staged) == (2, 3, 1)
-    assert table.drain_headers() == []
+    assert table.reports.drain() == []
 
 
 def test_what_was_staged_is_sent_again_after_a_kill_and_what_was_applied_is_not(tmp_path: Path) -> None:
@@ -291,8 +292,8 @@ def test_a_new_listener_is_told_all_that_is_staged(rng: np.random.Generator) -> 
     lives = [actors.life(slot, 1) for slot in range(2)]
     for life in lives:
         actors.stage(life, 0)
-    assert [h.slot for h in actors.table.drain_headers()] == [0, 1]
-    assert not actors.table.has_headers
+    assert [h.slot for h in actors.table.reports.drain()] == [0, 1]
+    assert not actors.table.reports.any
     actors.table.tell_staged_again()
     actors.stage(lives[0], 1)
-    assert [(h.slot, h.round) for h in actors.table.drain_headers()] == [(0, 0), (1, 0), (0, 1)]
+    assert [(h.slot, h.round) for h in actors.table.reports.drain()] == [(0, 0), (1, 0), (0, 1)]

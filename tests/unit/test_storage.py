@@ -38,6 +38,18 @@ def test_a_full_disk_is_an_error_at_creation(tmp_path: Path) -> None:
 def test_memory_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no memory for 'x'"):
         MemoryAllocator().allocate("x", (1 << 60,), "uint8")
+    with pytest.raises(
+        ConfigError, match=r"no memory for 'x': float32\[1152921504606846976, 4\]; lower the table's capac"
+    ):
+        MemoryAllocator().allocate("x", (1 << 60, 4), "float32")
+
+
+def test_a_file_that_no_disk_can_hold_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"x cannot be made with 18,446,744,073,709,551,616 bytes: .*lower the capacity"
+    ):
+        FileAllocator(tmp_path).allocate("x", (1 << 60, 4), "float32")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_files_are_mapped_as_they_are_and_private_stores_stay_private(tmp_path: Path) -> None:
