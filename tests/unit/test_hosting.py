@@ -13,9 +13,11 @@ from core.clock import FakeClock, SystemClock
 from core.errors import ItemRejectedError, TableClosedError
 from core.types import Array, UnrollHeader
 from replay_server import hosting as hosting_module
+from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
 from replay_server.in_flight import InFlight
 from replay_server.queue import FifoQueue
+from replay_server.replay import ReplayTable
 from tests.unit.counting import CountingLife, signature
 
 T, B = 3, 2
@@ -394,3 +396,16 @@ def test_a_stream_that_vanished_leaves_nothing_and_its_life_may_come_back() -> N
     assert table._lives == {}
     table.open_life(1, 7)
     assert not table._ended
+
+
+def test_more_lives_than_blocks_fit_are_refused_with_the_arithmetic() -> None:
+    table = ReplayTable.open(ReplayDefinition("t", signature(T, B), 1000, 8, 1, 1, 0.0, 0, 1, 1))
+    replay = Hosted("t", table, FakeClock())
+    fit = next(lives for lives in range(1, 1000) if table.why_no_life(lives + 1))
+    for slot in range(fit):
+        replay.open_life(slot, 1)
+    with pytest.raises(
+        ItemRejectedError, match=rf"slot {fit} cannot write to table 't': the table .* {fit + 1} actors"
+    ):
+        replay.open_life(fit, 1)
+    replay.open_life(0, 2)  # a replacement is no more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError, ReplayError
+from replay_server.data_dir import DataDir
 from replay_server.manifest import Manifests, read, take
 from replay_server.ring_files import RESTORING, RingFiles
+from replay_server.service import ExperienceService
 from tests.unit.dying_server import DyingServer
 
 
@@ -212,3 +215,16 @@ def test_files_that_are_no_ring_are_refused(tmp_path: Path) -> None:
     server.table.ring.files.blocks[0, 1] = 7999  # it would cross the end
     with pytest.raises(ConfigError, match="blocks are damaged: the block at position 7999: it crosses the end"):
         server.restart()
+
+
+def test_the_age_of_the_last_manifest_outlives_the_server(tmp_path: Path) -> None:
+    server = DyingServer(tmp_path)
+    server.send(2)
+    server.table.folder.checkpoint(None)()
+    for manifest in server.folder.glob("manifest-*"):
+        os.utime(manifest, (time.time() - 500, time.time() - 500))
+    server.data_dir.close()
+    service = ExperienceService(data_dir=DataDir(tmp_path, durable=True))
+    service.recover()
+    (hosted,) = service.replay_tables()
+    assert 500 <= hosted.figures()["manifest_age_s"] < 560
