@@ -81,6 +81,7 @@ class Connection:
                 self.received.put(Received(message.open, pb.Chunk(), b"", number))
             if message.over:
                 self.over_said.set()
+                self._outgoing.put_nowait(None)  # as the real one ends the call
             at = 0
             for chunk in message.chunks:
                 self.received.put(Received(None, chunk, bytes(payload[at : at + chunk.payload_bytes]), number))

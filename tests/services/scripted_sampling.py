@@ -114,7 +114,7 @@ class SampleServer:
             raise errors.ConfigError("the test does not use this call")
         yield pb.InsertReply()
 
-    EnsureTable = Info = Checkpoint = Rollback = unused
+    EnsureTable = DropTable = Info = Checkpoint = Rollback = unused
 
 
 @pytest.fixture

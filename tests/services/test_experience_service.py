@@ -86,7 +86,7 @@ def test_a_draw_that_must_wait_brings_news_until_it_may_go(
 def test_headers_that_nobody_asked_for_in_time_come_merged(
     service: ExperienceService, stream: InsertStream, sampler: Sampler, rng: np.random.Generator
 ) -> None:
-    service.hosted("experience").table._reports.limit = 2
+    service.hosted("experience").table.reports.limit = 2
     env_steps = send(stream, CountingLife(0, 7, B, rng), 5)
     stream.flush(DEADLINE_S)
     _, _, replies = sampler.draw(0)
