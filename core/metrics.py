@@ -114,6 +114,12 @@ class Metrics:
             histogram = self._instrument(name, Histogram)
             (histogram.labels(**labels) if labels else histogram).observe(value)
 
+    def forget(self, **labels: object) -> None:
+        """Whoever has these labels is gone, and every figure of his."""
+        for name, made in list(self._instruments.items()):
+            if labels.keys() <= set(self._described(name).labels):
+                made.remove_by_labels({key: str(value) for key, value in labels.items()})
+
     def value(self, name: str, /, **labels: object) -> float | None:
         """A counter's or a gauge's value; None where it is absent."""
         suffix = {"counter": "_total", "gauge": "", "histogram": "_sum"}[self._described(name).kind]

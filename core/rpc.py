@@ -209,6 +209,8 @@ def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
         return errors.DeadlineError(f"{peer} did not answer in time: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.PeerIncompatibleError(f"{peer} does not know the call: is it a Shoal service of this version?")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "oncurrent" in details:
+        return errors.UnavailableError(f"{peer} has as many calls as it takes: {details}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.TooLargeError(f"{peer} refused a message for its size: {details}")
     if code is grpc.StatusCode.UNKNOWN:

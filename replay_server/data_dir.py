@@ -14,7 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
-from core.errors import CodecError, ConfigError
+from core.errors import CodecError, ConfigError, ReplayError
 from replay_server.definition import ReplayDefinition
 from replay_server.manifest import sync_folder
 from replay_server.storage import FILE_NAME
@@ -108,11 +108,17 @@ class DataDir:
         """The files could not be made."""
         shutil.rmtree(self.path / f"{_NEW}{table}", ignore_errors=True)
 
-    def drop(self, table: str) -> None:
-        """Remove the table: at once, whatever happens while its files go."""
-        self.abandon(table)
-        os.rename(self.folder(table), self.path / f"{_NEW}{table}")
-        self.abandon(table)
+    def drop(self, table: str) -> Path:
+        """The table is gone, whatever happens from now on; returns what is left to be removed. Raises ReplayError."""
+        left = self.path / f"{_NEW}{table}"
+        try:
+            self.abandon(table)
+            os.rename(self.folder(table), left)
+        except OSError as error:
+            raise ReplayError(
+                f"table {table!r} cannot be removed from {self.path}: {error}; mend that folder"
+            ) from error
+        return left
 
     def close(self) -> None:
         """Let another server in; idempotent."""

@@ -7,6 +7,8 @@ from core.errors import ItemRejectedError
 FIRST_SEQ = 1
 """The seq of a life's first unroll."""
 
+MOST_SLOT = (1 << 31) - 1
+
 Life = tuple[int, int]
 """(slot, incarnation)."""
 

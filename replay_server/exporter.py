@@ -35,6 +35,8 @@ _STATM = Path("/proc/self/statm")
 
 def export(service: ExperienceService, metrics: Metrics) -> None:
     """Set the gauges, and move the counters to the totals that the tables have; a total that went back stays."""
+    while service.dropped:
+        metrics.forget(table=service.dropped.pop())
     held_bytes = 0.0
     for hosted in service.replay_tables():
         figures = hosted.figures()

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from core.clock import Clock
-from core.errors import ItemRejectedError, TableClosedError, UnavailableError
+from core.errors import ItemRejectedError, ShoalError, TableClosedError, UnavailableError
 from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Life
-from replay_server.in_flight import InFlight
+from replay_server.in_flight import InFlight, Share
 from replay_server.table import Size, Table
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,11 @@ class Hosted(Generic[T]):
         self, name: str, table: T, clock: Clock, arriving: InFlight | None = None, leaving: InFlight | None = None
     ) -> None:
         self.name, self.table, self._clock = name, table, clock
-        self.arriving, self.leaving = arriving or InFlight(self.changed), leaving or InFlight(self.changed)
+        self.arriving, self.leaving = (Share(whole or InFlight(self.changed)) for whole in (arriving, leaving))
         self.on_insert: Callable[[UnrollHeader], None] = lambda header: None
         self._waiting: dict[Waiter, None] = {}
         self._line: deque[Waiter] = deque()  # inserts that wait, in the order of arrival; none of them is in `_waiting`
-        self._lives: dict[int, tuple[int, object]] = {}  # of slots that have a stream
+        self._lives: dict[int, tuple[int, object]] = {}  # the newest of each slot; token None: it has no stream
         self._ended: dict[Life, None] = {}  # the one that ended first is the first
         self.listener: object = None
         """The stream that is told the headers of what came: the newest that wants them."""
@@ -84,7 +84,8 @@ class Hosted(Generic[T]):
         """
         self.check_open()
         former = self._lives.get(slot)
-        full = self.table.why_no_life(len(self._lives.keys() | {slot}))
+        writing = {other for other, (_, token) in self._lives.items() if token is not None}
+        full = self.table.why_no_life(len(writing | {slot}))
         if full is not None:
             raise ItemRejectedError(f"slot {slot} cannot write to table {self.name!r}: {full}")
         if (slot, incarnation) in self._ended:
@@ -108,10 +109,12 @@ class Hosted(Generic[T]):
             self.changed()
 
     def close_stream(self, token: object, life: Life) -> None:
-        """The stream is gone, its life may come back: the table knows it, or there is nothing to know."""
-        staged = self.table.next_seq_sent(*life) - self.table.next_seq(*life)
-        if not staged and not self._taken_over(token, life[0]):
-            del self._lives[life[0]]
+        """The stream is gone. Its life may come back, unless another one has the slot by then."""
+        if not self._taken_over(token, life[0]):
+            self._lives[life[0]] = life[1], None
+            idle = [slot for slot, (_, stream) in self._lives.items() if stream is None]
+            if len(idle) > REMEMBERED_LIVES:
+                del self._lives[idle[0]]
 
     def _taken_over(self, token: object, slot: int) -> bool:
         return self._lives.get(slot, (0, None))[1] is not token
@@ -145,21 +148,21 @@ class Hosted(Generic[T]):
             self.on_insert(header)
         self.changed()
 
-    async def hold(self, in_flight: InFlight, nbytes: int, who: str) -> None:
-        """Wait until so many bytes more may be held; `in_flight.release` frees them."""
-        if not in_flight.may_hold(nbytes):
-
-            def turn() -> bool:
-                return in_flight.may_hold(nbytes, waiter)
-
-            waiter = self._waiter(who, "memory for its item", in_flight.why, turn)
-            in_flight.line.append(waiter)
+    async def hold(self, nbytes: int, who: str) -> None:
+        """Wait until so many bytes more may be on their way in; `arriving.release` frees them."""
+        share = self.arriving
+        if share.line or not share.may_hold(nbytes):
+            line = share.line
+            waiter = self._waiter(
+                who, "memory for its item", share.why, lambda: line[0] is waiter and share.may_hold(nbytes)
+            )
+            line.append(waiter)
             try:
                 await self._wait_among(waiter, None)
             finally:
-                in_flight.line.remove(waiter)
-                in_flight.on_release()
-        in_flight.hold(nbytes)
+                line.remove(waiter)
+                self.changed()
+        share.hold(nbytes)
 
     def _check_seq(self, token: object, life: Life, seq: int) -> None:
         self.check_open()
@@ -280,7 +283,13 @@ class Hosted(Generic[T]):
 
 
 def _wake_if_allowed(waiter: Waiter) -> None:
-    if waiter.allowed():
+    if waiter.woken.done():
+        return
+    try:
+        allowed = waiter.allowed()
+    except ShoalError:  # it is the waiter's own: it will raise again where it belongs
+        allowed = True
+    if allowed:
         _wake(waiter)
 
 

@@ -14,13 +14,13 @@ from core.framing import Buffer, Framed, unframe
 from core.specs import Signature
 from core.types import Columns, UnrollHeader
 from protos import experience_pb2 as pb
+from replay_server.dedupe import MOST_SLOT
 from replay_server.hosting import Hosted
 from replay_server.table import Size, Table
 
 PART_TIMEOUT_S = 30.0
 """How long the next part of an item may take: what came of it is held meanwhile."""
 MOST_ROUND = 1 << 53
-MOST_SLOT = (1 << 31) - 1
 _SLACK_BYTES = 1 << 16
 EXECUTOR_BYTES = 1 << 16
 """Compressed columns of more than this are unpacked, and packed, beside the loop."""
@@ -97,15 +97,18 @@ class InsertStream:
             reading.cancel()
 
     async def _stage_all(self, requests: AsyncIterator[bytes], token: object) -> None:
-        async for data in self._messages(requests):
-            async for item in self._items(data):
-                self._hosted.stage(token, self._incarnation, item.seq, item.header, item.columns, item.size)
+        try:
+            async for data in self._messages(requests):
+                async for item in self._items(data):
+                    self._hosted.stage(token, self._incarnation, item.seq, item.header, item.columns, item.size)
+        finally:
+            self._release()
 
     async def _messages(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """What the client sends, read when there is memory for it. DeadlineError where the rest of an item is late."""
         arriving = self._hosted.arriving
         while True:
-            if arriving.full:
+            if arriving.full and not self._reader.unfinished:  # an item that was begun has its room already
                 await self._hosted.until(lambda: not arriving.full, self._who, "memory for its item", why=arriving.why)
             try:
                 timeout_s = PART_TIMEOUT_S if self._reader.unfinished else None
@@ -116,29 +119,31 @@ class InsertStream:
                 raise DeadlineError(f"the next part of an item did not come within {PART_TIMEOUT_S:g} s") from error
 
     async def _items(self, data: bytes) -> AsyncIterator[Item]:
-        """The items that this message completes; their bytes count against the table's bound until they are in."""
+        """The items that this message completes; their bytes count against the server's bound until they are in."""
         request = unframe(pb.InsertRequest, data)
         if request.message.over:
             self._over = True
             return
-        await self._hold(self._reader.announced_bytes(request))
+        announced = self._held_bytes if self._reader.unfinished else 0
+        announced = max(announced, self._reader.announced_bytes(request))
+        await self._hold(announced)
         for chunk, raw in self._reader.chunks(request):
             whole = self._reader.add(chunk, raw)
             if whole is not None:
                 header = wire.read_header(whole.payload)
                 size = self._reader.size(header)
                 _check_told(whole.head.header, size)
-                columns = await self._decode(whole.payload, header)
+                columns = await self._decode(whole.payload, header, announced)
                 told = wire.header_from_proto(whole.head.header)
                 _check_env_steps(told, columns)
                 yield Item(whole.head.seq, told, columns, size)
         if not self._reader.unfinished:
             self._release()
 
-    async def _decode(self, payload: Buffer, header: wire.Header) -> Columns:
+    async def _decode(self, payload: Buffer, header: wire.Header, announced: int) -> Columns:
         """Beside the loop where much is compressed, and counted with its true size."""
         if header.compressed_bytes:
-            await self._hold(self._held_bytes + header.compressed_bytes)
+            await self._hold(announced + header.compressed_bytes)
         if header.compressed_bytes <= EXECUTOR_BYTES:
             return wire.decode(payload, header)
         return await asyncio.get_running_loop().run_in_executor(None, wire.decode, payload, header)
@@ -147,7 +152,7 @@ class InsertStream:
         """So many bytes from now on. What is held is let go first: who waits and holds would block those who wait."""
         if nbytes > self._held_bytes:
             self._release()
-            await self._hosted.hold(self._hosted.arriving, nbytes, self._who)
+            await self._hosted.hold(nbytes, self._who)
             self._held_bytes = nbytes
 
     def _release(self) -> None:
@@ -193,7 +198,7 @@ class _ItemReader:
         self._signature, self._slot = signature, slot
         self._limit_bytes = signature.nbytes(signature.max_rows, signature.max_envs) + _SLACK_BYTES
         self._sizes: dict[int, tuple[wire.Header, Size]] = {}
-        self._parts, self._joined = 0, bytearray()  # copied: a view would keep its whole message
+        self._parts, self._joined = 0, bytearray()  # parts are copied: a view would keep its whole message
         self._size_bytes = 0
         self._head: pb.Chunk | None = None
 

@@ -10,12 +10,14 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from core import rpc
-from core.errors import ReplayError, TableNotFoundError
+from core.errors import ReplayError
 from core.http import MetricsServer
 from core.metrics import Metrics
 from protos import experience_pb2 as pb
 from replay_server.data_dir import DataDir
 from replay_server.exporter import export
+from replay_server.hosting import Hosted
+from replay_server.replay import ReplayTable
 from replay_server.room import free_bytes
 from replay_server.service import MOST_STREAMS, ExperienceService
 
@@ -48,18 +50,28 @@ class _Repeating:
             await asyncio.sleep(self._every_s)
 
 
+async def _each(service: ExperienceService, work: Callable[[Hosted[ReplayTable]], Awaitable[object]]) -> None:
+    """Of all tables, one after the other; the first failure is raised when all had their turn."""
+    failures = []
+    for hosted in service.replay_tables():
+        try:
+            await work(hosted)
+        except (OSError, ReplayError) as error:
+            if any(hosted.name == other.name for other in service.replay_tables()):  # else it was dropped meanwhile
+                failures.append(error)
+    if failures:
+        raise failures[0]
+
+
 def _repeating(service: ExperienceService, metrics: Metrics, manifest_every_s: float | None) -> Iterator[_Repeating]:
     async def export_all() -> None:
         export(service, metrics)
 
     async def write_manifests() -> None:
-        for hosted in service.replay_tables():
-            with contextlib.suppress(TableNotFoundError):  # dropped meanwhile
-                await service.write_manifest(hosted.name, None)
+        await _each(service, lambda hosted: service.write_manifest(hosted.name, None))
 
     async def move_marks() -> None:
-        for hosted in service.replay_tables():
-            await service.move_mark(hosted)
+        await _each(service, service.move_mark)
 
     yield _Repeating("the metrics are not taken", export_all, EXPORT_EVERY_S)
     if manifest_every_s is not None:

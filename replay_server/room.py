@@ -29,9 +29,10 @@ def _free_memory_bytes() -> int | None:
 
 
 def _free_cgroup_bytes() -> int | None:
-    """What a container's limit leaves."""
+    """What a container's limit leaves; what only caches files is free."""
     most, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
-    return max(0, int(most) - int(used)) if most.isdecimal() and used.isdecimal() else None
+    cached = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)$", _read(_CGROUP / "memory.stat"), re.M)))
+    return max(0, int(most) - int(used) + cached) if most.isdecimal() and used.isdecimal() else None
 
 
 def _read(path: Path) -> str:

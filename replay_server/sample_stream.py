@@ -25,7 +25,7 @@ DRAW_STREAM = 1 << 33
 FIRST_NEWS_S, NEWS_EVERY_S = 0.05, 0.5
 READ_AHEAD, READ_AHEAD_BYTES = 64, 8 << 20
 """What is read before it can be answered; a client that sends more waits."""
-MOST_PRIORITIES = 1 << 20
+MOST_PRIORITIES = 1 << 19
 """Of one request."""
 
 
@@ -122,16 +122,16 @@ class SampleStream:
             yield await self._reply(reply, {"key": np.empty(0, np.int64)})
             return
         held, leaving = 0 if self._by_reference else n * self._item_bytes, self._hosted.leaving
-        while True:
-            waits = self._wait(
-                lambda: table.may_sample(n), "items to sample", lambda: table.why_sample_waits(n), draw, started_s
-            )
-            async for news in waits:
-                yield news
-            await self._hosted.hold(leaving, held, self._who)
-            if table.may_sample(n):  # also after a wait for memory
-                break
-            leaving.release(held)
+
+        def why_it_waits() -> str | None:
+            return table.why_sample_waits(n) or (None if leaving.may_hold(held) else leaving.why())
+
+        def may_go() -> bool:
+            return table.may_sample(n) and leaving.may_hold(held)
+
+        async for news in self._wait(may_go, "items to sample", why_it_waits, draw, started_s):
+            yield news
+        leaving.hold(held)
         try:
             drawn = table.sample(n, self._draws.rng(draw.draw), strata=draw.batches, columns=not self._by_reference)
             self._hosted.changed()

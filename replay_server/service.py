@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
@@ -45,6 +46,8 @@ class ExperienceService:
         self._data_dir, self.max_bytes = data_dir, max_bytes
         self._tables: dict[str, Hosted[Any]] = {}
         self.arriving, self.leaving = InFlight(self._changed), InFlight(self._changed)
+        self.dropped: list[str] = []
+        """Tables that are gone since the metrics were taken last."""
         self.streams = 0
         self.addresses: list[str] = []
 
@@ -235,11 +238,13 @@ class ExperienceService:
         async with self._replay(request.table).writing:
             hosted = self._replay(request.table)
             items = hosted.table.stats().items
+            left = None if self._data_dir is None else self._data_dir.drop(request.table)
             del self._tables[request.table]
             hosted.break_streams(UnavailableError(f"table {request.table!r} was dropped"))
             hosted.table.abandon()
-            if self._data_dir is not None:
-                self._data_dir.drop(request.table)
+            self.dropped.append(request.table)
+            if left is not None:
+                await asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, left)
         logger.warning("table %r: dropped with %d items, as %s asks", request.table, items, context.peer())
         return pb.DropTableReply(items=items)
 

@@ -86,6 +86,7 @@ class Staging:
             return False
         if key in self._unrolls:
             self._pop(key)
+        columns = {name: column.copy() for name, column in columns.items()}  # views would keep their whole message
         nbytes = sum(column.nbytes for column in columns.values())
         self._check_room(header, nbytes)
         self._unrolls[key] = Staged(header, columns, size, (incarnation, seq), nbytes)

@@ -24,6 +24,7 @@ from core.compression import crosses_network
 from core.sampling import SampleStream
 from core.stream import InsertStream
 from protos import experience_pb2 as pb
+from replay_server.dedupe import MOST_SLOT
 from replay_server.definition import ReplayDefinition
 from shoal.minari_files import Exported, Loaded, export, load, open_dataset, table_of
 from shoal.replay_batches import Batch, Batches, To, checked_priorities, checked_size
@@ -33,7 +34,6 @@ from shoal.replay_writer import Writer
 
 M = TypeVar("M", bound=Message)
 REASON_TIMEOUT_S = 2.0
-MOST_SLOT = (1 << 31) - 1
 """Of a writer's place in its table: what the server takes."""
 
 
@@ -80,7 +80,8 @@ class ReplayClient:
             protocol=rpc.PROTOCOL, table=pb.TableDefinition(name=name, settings=wanted.pack())
         )
         reply = self._call("EnsureTable", request, pb.EnsureTableReply)
-        items = 0 if reply.created else int(self.info().tables[name].figures["items"])
+        found = None if reply.created else self.info().tables.get(name)
+        items = 0 if found is None else int(found.figures["items"])
         return Ensured(reply.changed, reply.created, items)
 
     def table(self, name: str) -> ReplayDefinition:

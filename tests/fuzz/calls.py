@@ -13,7 +13,7 @@ import numpy as np
 from core import rpc, wire
 from core.compression import Compressor
 from core.errors import ShoalError
-from core.framing import frame
+from core.framing import frame, unframe
 from core.specs import ArraySpec, ColumnSpec, Signature
 from core.types import Array, Columns, UnrollHeader
 from protos import experience_pb2 as pb
@@ -69,16 +69,28 @@ class Target:
         return self._loop.run_until_complete(call())
 
     def stream(
-        self, name: str, messages: Sequence[bytes], patience_s: float = PATIENCE_S, *, hangs: bool = False
+        self,
+        name: str,
+        messages: Sequence[bytes],
+        patience_s: float = PATIENCE_S,
+        *,
+        hangs: bool = False,
+        replies: list[pb.SampleReply] | None = None,
     ) -> ShoalError | None:
         """What ended the call; None: in order, or its client lost patience. Any other error is the fuzzer's find.
 
-        A client that `hangs` sends nothing more, and does not say that it is done.
+        A client that `hangs` sends nothing more, and does not say that it is done. `replies` of Sample are added.
         """
-        return self._loop.run_until_complete(self._stream(getattr(self.service, name), messages, patience_s, hangs))
+        call = self._stream(getattr(self.service, name), messages, patience_s, hangs, replies)
+        return self._loop.run_until_complete(call)
 
     async def _stream(
-        self, method: Callable[..., Any], messages: Sequence[bytes], patience_s: float, hangs: bool
+        self,
+        method: Callable[..., Any],
+        messages: Sequence[bytes],
+        patience_s: float,
+        hangs: bool,
+        replies: list[pb.SampleReply] | None,
     ) -> ShoalError | None:
         async def requests() -> AsyncIterator[bytes]:
             for message in messages:
@@ -87,8 +99,9 @@ class Target:
                 await asyncio.Event().wait()
 
         async def read() -> None:
-            async for _reply in method(requests(), Context()):
-                pass
+            async for reply in method(requests(), Context()):
+                if replies is not None:
+                    replies.append(unframe(pb.SampleReply, reply).message)
 
         try:
             with suppress(TimeoutError):
@@ -101,7 +114,7 @@ class Target:
         """Nothing of a call that is over is held, and the tables are as large as they were."""
         hosted = self.service.replay_tables()
         assert (self.service.streams, self.service.arriving.nbytes, self.service.leaving.nbytes) == (0, 0, 0)
-        assert not self.service.arriving.line
+        assert not any(h.arriving.line or h.arriving.nbytes or h.leaving.nbytes for h in hosted)
         assert [len(h.waiters()) for h in hosted] == [0, 0]
         for held, empty, h in zip(self._held(), self.held_bytes, hosted, strict=True):
             assert held <= empty + h.table.stats().staged * _ITEM_BYTES

@@ -18,7 +18,7 @@ from core.framing import frame
 from core.types import Array, Columns, Episode, UnrollHeader
 from protos import experience_pb2 as pb
 from replay_server import insert_stream, sample_stream, service
-from replay_server.in_flight import InFlight
+from replay_server.in_flight import Share
 from tests.fuzz.calls import (
     B,
     T,
@@ -265,11 +265,46 @@ def test_an_item_whose_rest_never_comes_is_let_go(target: Target, monkeypatch: p
 def test_a_compressed_item_counts_with_what_it_unpacks_to(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
 
-    def hold(self: InFlight, nbytes: int) -> None:
+    def hold(self: Share, nbytes: int) -> None:
         nonlocal most
-        self.nbytes += nbytes
+        plain_hold(self, nbytes)
         most = max(most, self.nbytes)
 
-    monkeypatch.setattr(InFlight, "hold", hold)
+    plain_hold = Share.hold
+    monkeypatch.setattr(Share, "hold", hold)
     assert check_call(target, "Insert", [opening(incarnation=33), chunk(1, compress=True)]) is None
     assert most > unroll()["obs"].nbytes > 3 * len(chunk(1, compress=True))
+
+
+def test_streams_in_the_middle_of_items_that_fill_the_budget_read_on(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = wire.encode(unroll())
+    size = -(-len(payload) // 3 // 64) * 64
+    header = wire.header_to_proto(UnrollHeader(0, 0, 0, T * B))
+    parts = [payload[at : at + size] for at in range(0, len(payload), size)]
+    heads = [pb.Chunk(seq=1, part=i, parts=3, header=header, payload_bytes=len(part)) for i, part in enumerate(parts)]
+    messages = [frame(pb.InsertRequest(chunks=[head]), [part]) for head, part in zip(heads, parts, strict=True)]
+    monkeypatch.setattr(target.service.arriving, "most_bytes", 100)  # the item alone fills it
+    before = target.service.hosted("t").table.inserted
+    assert target.stream("Insert", [opening(incarnation=40), *messages], patience_s=10.0) is None
+    assert target.service.hosted("t").table.inserted > before
+    target.check()
+
+
+def test_a_draw_that_waits_for_memory_is_told_so(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosted = target.service.hosted("t")
+    monkeypatch.setattr(target.service.leaving, "most_bytes", 100)
+    hosted.leaving.hold(60)
+    replies: list[pb.SampleReply] = []
+    assert target.stream("Sample", [sample_opening(), draw(0)], patience_s=0.3, hangs=True, replies=replies) is None
+    hosted.leaving.release(60)
+    assert any("60 of 100 bytes hold items" in reply.reason for reply in replies[1:])
+    target.check()
+
+
+def test_what_is_staged_keeps_no_message(target: Target) -> None:
+    header = wire.header_to_proto(UnrollHeader(5, 9, 0, T * B))
+    assert target.stream("Insert", [opening("staged", 5, 50), chunk(1, header=header)], hangs=True) is None
+    staged = target.service.hosted("staged").table._staging._unrolls[9, 5]
+    assert all(column.base is None for column in staged.columns.values())

@@ -46,6 +46,7 @@ class FakeService:
     max_bytes: int | None = None
     arriving: InFlight = field(default_factory=lambda: InFlight(lambda: None))
     leaving: InFlight = field(default_factory=lambda: InFlight(lambda: None))
+    dropped: list[str] = field(default_factory=list)
 
     def replay_tables(self) -> list[FakeHosted]:
         return self.hosted
@@ -71,7 +72,7 @@ def test_gauges_and_totals() -> None:
     assert metrics.value("streams") == 3
     assert (metrics.value("rss_bytes", process="replay") or 0) > 1 << 20
     service.hosted[0].table.numbers.update(items=5, inserted=25)
-    service.arriving.hold(9)
+    service.arriving.nbytes = 9
     tell(metrics, service)
     assert metrics.value("table_items", table="a") == 5
     assert metrics.value("table_inserted_items", table="a") == 25
@@ -123,3 +124,18 @@ def test_waits_by_what_and_none_where_nobody_waits_any_more() -> None:
 @pytest.mark.parametrize(("names", "kind"), [(GAUGES, "gauge"), (TOTALS, "counter")])
 def test_the_names_are_those_of_the_catalogue(names: dict[str, str], kind: str) -> None:
     assert {CATALOGUE[name].kind for name in names.values()} == {kind}
+
+
+def test_a_dropped_table_is_absent() -> None:
+    metrics, service = Metrics(), FakeService([hosted("a", items=3, inserted=20), hosted("b", items=4)])
+    tell(metrics, service)
+    service.hosted.pop(0)
+    service.dropped.append("a")
+    tell(metrics, service)
+    assert service.dropped == []
+    names = ("table_items", "table_inserted_items", "waiters")
+    assert [metrics.value(name, table="a", **({"what": "round"} if name == "waiters" else {})) for name in names] == [
+        None
+    ] * 3
+    assert metrics.value("table_items", table="b") == 4
+    assert b'table="a"' not in metrics.text()

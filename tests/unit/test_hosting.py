@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from core.clock import FakeClock, SystemClock
-from core.errors import ItemRejectedError, TableClosedError
+from core.errors import ItemRejectedError, ReplayError, TableClosedError
 from core.types import Array, UnrollHeader
 from replay_server import hosting as hosting_module
 from replay_server.definition import ReplayDefinition
 from replay_server.hosting import Hosted
-from replay_server.in_flight import InFlight
+from replay_server.in_flight import InFlight, Share
 from replay_server.queue import FifoQueue
 from replay_server.replay import ReplayTable
 from tests.unit.counting import CountingLife, signature
@@ -310,11 +310,11 @@ def staged(table: Hosted[FifoQueue]) -> list[tuple[str, str]]:
 def test_memory_is_given_in_the_order_of_asking_and_one_item_always_fits() -> None:
     async def test() -> None:
         table = hosted()
-        memory = InFlight(table.changed, 100)
-        await table.hold(memory, 60, "actor 0")
-        large = asyncio.create_task(table.hold(memory, 1000, "actor 1"))
+        memory = table.arriving = Share(InFlight(table.changed, 100))
+        await table.hold(60, "actor 0")
+        large = asyncio.create_task(table.hold(1000, "actor 1"))
         await settle()
-        small = asyncio.create_task(table.hold(memory, 1, "actor 2"))  # there is room, and somebody before it
+        small = asyncio.create_task(table.hold(1, "actor 2"))  # there is room, and somebody before it
         await settle()
         assert staged(table) == [("actor 1", "memory for its item"), ("actor 2", "memory for its item")]
         assert "60 of 100 bytes hold items that came before" in (table.waiters()[0].why() or "")
@@ -322,6 +322,7 @@ def test_memory_is_given_in_the_order_of_asking_and_one_item_always_fits() -> No
         await large
         await settle()
         assert (small.done(), memory.nbytes, memory.full) == (False, 1000, True)
+        assert memory.why().startswith("1,000 of 100 bytes")
         memory.release(1000)
         await small
         assert (memory.nbytes, list(memory.line), table.waiters()) == (1, [], [])
@@ -332,16 +333,16 @@ def test_memory_is_given_in_the_order_of_asking_and_one_item_always_fits() -> No
 def test_who_waits_for_memory_and_gives_up_lets_the_next_one_go() -> None:
     async def test() -> None:
         table = hosted()
-        memory = InFlight(table.changed, 100)
-        await table.hold(memory, 60, "actor 0")
-        large = asyncio.create_task(table.hold(memory, 50, "actor 1"))
+        memory = table.arriving = Share(InFlight(table.changed, 100))
+        await table.hold(60, "actor 0")
+        large = asyncio.create_task(table.hold(50, "actor 1"))
         await settle()
-        small = asyncio.create_task(table.hold(memory, 40, "actor 2"))
+        small = asyncio.create_task(table.hold(40, "actor 2"))
         await settle()
         large.cancel()
         await small
         assert memory.nbytes == 100
-        third = asyncio.create_task(table.hold(memory, 1, "actor 3"))
+        third = asyncio.create_task(table.hold(1, "actor 3"))
         await settle()
         table.close()
         with pytest.raises(TableClosedError, match="while actor 3 waited for memory for its item"):
@@ -386,16 +387,61 @@ def test_lives_that_are_over_are_remembered_up_to_a_bound(monkeypatch: pytest.Mo
         table.open_life(5, 1)
 
 
-def test_a_stream_that_vanished_leaves_nothing_and_its_life_may_come_back() -> None:
+def test_a_stream_that_vanished_may_come_back_until_another_life_has_its_slot() -> None:
     table = hosted()
     older = table.open_life(1, 7)
     newer = table.open_life(1, 7)
     table.close_stream(older, (1, 7))
     assert table._lives == {1: (7, newer)}
     table.close_stream(newer, (1, 7))
-    assert table._lives == {}
     table.open_life(1, 7)
     assert not table._ended
+    table.open_life(1, 8)
+    with pytest.raises(ItemRejectedError, match="incarnation 7 of slot 1 is over"):
+        table.open_life(1, 7)
+
+
+def test_lives_without_a_stream_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting_module, "REMEMBERED_LIVES", 2)
+    table = hosted()
+    stays = table.open_life(9, 1)
+    for slot in range(5):
+        table.close_stream(table.open_life(slot, 1), (slot, 1))
+    assert table._lives == {9: (1, stays), 3: (1, None), 4: (1, None)}
+
+
+def test_a_table_never_waits_for_memory_that_another_one_holds() -> None:
+    async def test() -> None:
+        whole = InFlight(lambda: None, 100)
+        one, other = (Hosted(name, FifoQueue(signature(T, B), 1), FakeClock(), whole, whole) for name in "ab")
+        await one.hold(100, "actor 0")
+        assert not one.arriving.may_hold(1)
+        await other.hold(90, "actor 1")
+        assert (whole.nbytes, one.arriving.full, other.arriving.full) == (190, True, True)
+        one.arriving.release(100)
+        assert (whole.nbytes, one.arriving.full) == (90, False)
+
+    run(test())
+
+
+def test_who_may_not_be_asked_any_more_is_woken_and_nobody_else_hears_of_it() -> None:
+    async def test() -> None:
+        table, broken = hosted(), False
+
+        def allowed() -> bool:
+            if broken:
+                raise ReplayError("a sample of 16 items, the table's limit is 8")
+            return False
+
+        waiting = asyncio.create_task(table.until(allowed, "a client", "items to sample"))
+        await settle()
+        broken = True
+        table.changed()
+        with pytest.raises(ReplayError, match="a sample of 16 items"):
+            await waiting
+        assert table.waiters() == []
+
+    run(test())
 
 
 def test_more_lives_than_blocks_fit_are_refused_with_the_arithmetic() -> None:
