@@ -72,7 +72,9 @@ def all_end(pids: list[int], timeout_s: float) -> bool:
         except ProcessLookupError:
             continue
         try:
-            if not select.select([handle], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+            ended = select.poll()
+            ended.register(handle, select.POLLIN)
+            if not ended.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
                 return False
         finally:
             os.close(handle)

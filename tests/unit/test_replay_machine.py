@@ -57,7 +57,7 @@ class TableMachine(RuleBasedStateMachine, CheckedTable):
     def insert(self, slot: int, unrolls: int, rows: int) -> None:
         for _ in range(unrolls):
             self.insert_one(slot, rows)
-        self.take_up()
+            self.take_up()  # each time: rows of a block that is nearly the oldest may come and go in between
 
     @rule(lap=st.sampled_from([0.3, 0.7, 1.2]))
     def insert_much(self, lap: float) -> None:
@@ -66,7 +66,7 @@ class TableMachine(RuleBasedStateMachine, CheckedTable):
             slot = (slot + 1) % 3
             for _ in range(5):
                 self.insert_one(slot, MAX_ROWS)
-            self.take_up()
+                self.take_up()
 
     @rule(slot=st.integers(0, 2))
     def end_life(self, slot: int) -> None:
