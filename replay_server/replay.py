@@ -204,13 +204,9 @@ class ReplayTable(Table):
             return f"round {round_} waits for the unrolls of slots {missing}: their actors must deliver"
         if self.ring.reuse_limit is None:
             return None
-        reason = self.ring.why_not_yet(self._end_of_round(slots))
+        most, ended = (self.signature.max_rows, self.signature.max_envs), self._staging.slots_of_ended
+        reason = self.ring.why_not_yet(self.ring.end_of_round(set(slots), ended, *most))
         return None if reason is None else f"round {round_} waits: {reason}"
-
-    def _end_of_round(self, slots: Sequence[int]) -> int:
-        """The furthest position that it may write."""
-        most = self.signature.max_rows, self.signature.max_envs
-        return self.ring.end_of_round(set(slots), self._staging.slots_of_ended, *most)
 
     def apply(self, round_: int, slots: Sequence[int]) -> None:
         """Insert a round's unrolls in the order of slots; those of other slots and of earlier rounds are dropped."""

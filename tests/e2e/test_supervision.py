@@ -72,8 +72,7 @@ def all_end(pids: list[int], timeout_s: float) -> bool:
         except ProcessLookupError:
             continue
         try:
-            ended = select.poll()
-            ended.register(handle, select.POLLIN)
+            (ended := select.poll()).register(handle, select.POLLIN)
             if not ended.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
                 return False
         finally:
@@ -99,8 +98,7 @@ def test_the_replay_server_is_started_when_the_learner_asks(launch: Launch, tmp_
     assert process.returncode == 0, err
     assert (tmp_path / "run/logs/replay.log").exists()
     (life,) = replays(tmp_path)
-    assert life["listen"] == "127.0.0.1:0"
-    assert life["metrics"] == "0"
+    assert (life["listen"], life["metrics"]) == ("127.0.0.1:0", "0")
     assert not Path(life["data_dir"]).exists(), "the tables were the run's own"
 
 

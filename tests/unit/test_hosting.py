@@ -1,72 +1,20 @@
-"""replay_server/hosting.py: nobody sleeps through a wake-up, close ends every wait, a newer stream takes over."""
+"""replay_server/hosting.py: nobody sleeps through a wake-up, close ends every wait, items go in once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from core.clock import FakeClock, SystemClock
+from core.clock import SystemClock
 from core.errors import ItemRejectedError, ReplayError, TableClosedError
-from core.types import Array, UnrollHeader
-from replay_server import hosting as hosting_module
-from replay_server.definition import ReplayDefinition
+from core.types import UnrollHeader
 from replay_server.hosting import Hosted
-from replay_server.in_flight import InFlight, Share
 from replay_server.queue import FifoQueue
-from replay_server.replay import ReplayTable
-from tests.unit.counting import CountingLife, signature
-
-T, B = 3, 2
-DEADLINE_S = 10.0
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test on a loop of its own, with a deadline."""
-
-    async def body() -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            await test
-
-    asyncio.run(body())
-
-
-async def settle() -> None:
-    """Let every task run until it waits."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def hosted(capacity: int = 1) -> Hosted[FifoQueue]:
-    return Hosted("experience", FifoQueue(signature(T, B), capacity), FakeClock(7.0))
-
-
-class Sender:
-    """One stream of one life."""
-
-    def __init__(self, table: Hosted[FifoQueue], slot: int, incarnation: int) -> None:
-        self.table, self.slot, self.incarnation = table, slot, incarnation
-        self.token = table.open_life(slot, incarnation)
-        self.size = (T, B)
-        self.columns: dict[str, Array] = CountingLife(slot, incarnation, B, np.random.default_rng(1)).unroll(T)
-
-    async def send(self, seq: int) -> None:
-        header = UnrollHeader(self.slot, 0, 0, T)
-        await self.table.insert(self.token, self.incarnation, seq, header, self.columns, self.size)
-
-    def start(self, seq: int) -> asyncio.Task[None]:
-        return asyncio.create_task(self.send(seq))
-
-
-def take(table: Hosted[FifoQueue]) -> list[int]:
-    """The learner takes an unroll: its slot."""
-    batch = table.table.take(1)
-    assert batch is not None
-    table.changed()
-    return [header.slot for header in batch.headers]
+from tests.unit.counting import signature
+from tests.unit.hosting import B, Sender, T, hosted, run, settle, take
 
 
 def test_a_full_table_holds_an_insert_until_there_is_room() -> None:
@@ -194,43 +142,6 @@ def test_a_wait_that_is_cancelled_as_it_is_woken_does_not_swallow_the_room() -> 
     run(test())
 
 
-def test_a_newer_stream_of_the_same_life_takes_over() -> None:
-    async def test() -> None:
-        table = hosted()
-        older = Sender(table, 0, 1)
-        await older.send(1)
-        waiting = older.start(2)
-        await settle()
-        newer = Sender(table, 0, 1)
-        with pytest.raises(ItemRejectedError, match="another stream took over slot 0"):
-            await waiting  # at once, although there is no room yet
-        assert table.table.next_seq(0, 1) == 2
-        take(table)
-        await newer.send(2)
-        with pytest.raises(ItemRejectedError, match="took over"):
-            await older.start(3)
-
-    run(test())
-
-
-def test_a_new_life_of_a_slot_ends_the_former_one() -> None:
-    async def test() -> None:
-        table = hosted(10)
-        former = Sender(table, 0, 1)
-        await former.send(1)
-        other = Sender(table, 1, 1)
-        await other.send(1)
-        replacement = Sender(table, 0, 2)
-        assert (table.table.next_seq(0, 1), table.table.next_seq(1, 1)) == (1, 2)
-        with pytest.raises(ItemRejectedError):
-            await former.send(1)
-        await replacement.send(1)
-        await other.send(2)
-        assert table.table.stats().inserted == 4
-
-    run(test())
-
-
 def test_duplicates_are_dropped_at_once_and_gaps_refused() -> None:
     async def test() -> None:
         table = hosted(2)
@@ -290,68 +201,6 @@ def test_who_waits_again_says_since_when() -> None:
     run(test())
 
 
-def test_a_life_that_was_replaced_cannot_come_back() -> None:
-    async def test() -> None:
-        table = hosted(4)
-        old = Sender(table, 0, 11)
-        await old.send(1)
-        await Sender(table, 0, 12).send(1)
-        with pytest.raises(ItemRejectedError, match="was replaced: join anew"):
-            table.open_life(0, 11)
-        assert table.table.stats().inserted == 2
-
-    run(test())
-
-
-def staged(table: Hosted[FifoQueue]) -> list[tuple[str, str]]:
-    return [(w.who, w.what) for w in table.waiters()]
-
-
-def test_memory_is_given_in_the_order_of_asking_and_one_item_always_fits() -> None:
-    async def test() -> None:
-        table = hosted()
-        memory = table.arriving = Share(InFlight(table.changed, 100))
-        await table.hold(60, "actor 0")
-        large = asyncio.create_task(table.hold(1000, "actor 1"))
-        await settle()
-        small = asyncio.create_task(table.hold(1, "actor 2"))  # there is room, and somebody before it
-        await settle()
-        assert staged(table) == [("actor 1", "memory for its item"), ("actor 2", "memory for its item")]
-        assert "60 of 100 bytes hold items that came before" in (table.waiters()[0].why() or "")
-        memory.release(60)
-        await large
-        await settle()
-        assert (small.done(), memory.nbytes, memory.full) == (False, 1000, True)
-        assert memory.why().startswith("1,000 of 100 bytes")
-        memory.release(1000)
-        await small
-        assert (memory.nbytes, list(memory.line), table.waiters()) == (1, [], [])
-
-    run(test())
-
-
-def test_who_waits_for_memory_and_gives_up_lets_the_next_one_go() -> None:
-    async def test() -> None:
-        table = hosted()
-        memory = table.arriving = Share(InFlight(table.changed, 100))
-        await table.hold(60, "actor 0")
-        large = asyncio.create_task(table.hold(50, "actor 1"))
-        await settle()
-        small = asyncio.create_task(table.hold(40, "actor 2"))
-        await settle()
-        large.cancel()
-        await small
-        assert memory.nbytes == 100
-        third = asyncio.create_task(table.hold(1, "actor 3"))
-        await settle()
-        table.close()
-        with pytest.raises(TableClosedError, match="while actor 3 waited for memory for its item"):
-            await third
-        assert not memory.line
-
-    run(test())
-
-
 def test_only_who_may_go_on_is_woken() -> None:
     async def test() -> None:
         table, asked, allowed = hosted(), 0, False
@@ -377,53 +226,6 @@ def test_only_who_may_go_on_is_woken() -> None:
     run(test())
 
 
-def test_lives_that_are_over_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosting_module, "REMEMBERED_LIVES", 3)
-    table = hosted()
-    for slot in range(6):
-        table.end_life(table.open_life(slot, 1), (slot, 1))
-    assert (table._lives, list(table._ended)) == ({}, [(3, 1), (4, 1), (5, 1)])
-    with pytest.raises(ItemRejectedError, match="incarnation 1 of slot 5 is over"):
-        table.open_life(5, 1)
-
-
-def test_a_stream_that_vanished_may_come_back_until_another_life_has_its_slot() -> None:
-    table = hosted()
-    older = table.open_life(1, 7)
-    newer = table.open_life(1, 7)
-    table.close_stream(older, (1, 7))
-    assert table._lives == {1: (7, newer)}
-    table.close_stream(newer, (1, 7))
-    table.open_life(1, 7)
-    assert not table._ended
-    table.open_life(1, 8)
-    with pytest.raises(ItemRejectedError, match="incarnation 7 of slot 1 is over"):
-        table.open_life(1, 7)
-
-
-def test_lives_without_a_stream_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosting_module, "REMEMBERED_LIVES", 2)
-    table = hosted()
-    stays = table.open_life(9, 1)
-    for slot in range(5):
-        table.close_stream(table.open_life(slot, 1), (slot, 1))
-    assert table._lives == {9: (1, stays), 3: (1, None), 4: (1, None)}
-
-
-def test_a_table_never_waits_for_memory_that_another_one_holds() -> None:
-    async def test() -> None:
-        whole = InFlight(lambda: None, 100)
-        one, other = (Hosted(name, FifoQueue(signature(T, B), 1), FakeClock(), whole, whole) for name in "ab")
-        await one.hold(100, "actor 0")
-        assert not one.arriving.may_hold(1)
-        await other.hold(90, "actor 1")
-        assert (whole.nbytes, one.arriving.full, other.arriving.full) == (190, True, True)
-        one.arriving.release(100)
-        assert (whole.nbytes, one.arriving.full) == (90, False)
-
-    run(test())
-
-
 def test_who_may_not_be_asked_any_more_is_woken_and_nobody_else_hears_of_it() -> None:
     async def test() -> None:
         table, broken = hosted(), False
@@ -442,16 +244,3 @@ def test_who_may_not_be_asked_any_more_is_woken_and_nobody_else_hears_of_it() ->
         assert table.waiters() == []
 
     run(test())
-
-
-def test_more_lives_than_blocks_fit_are_refused_with_the_arithmetic() -> None:
-    table = ReplayTable.open(ReplayDefinition("t", signature(T, B), 1000, 8, 1, 1, 0.0, 0, 1, 1))
-    replay = Hosted("t", table, FakeClock())
-    fit = next(lives for lives in range(1, 1000) if table.why_no_life(lives + 1))
-    for slot in range(fit):
-        replay.open_life(slot, 1)
-    with pytest.raises(
-        ItemRejectedError, match=rf"slot {fit} cannot write to table 't': the table .* {fit + 1} actors"
-    ):
-        replay.open_life(fit, 1)
-    replay.open_life(0, 2)  # a replacement is no more
