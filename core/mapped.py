@@ -9,6 +9,7 @@ exports; one thread.
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from core.types import Array, Columns
 
 TAIL, LAYOUT_VERSION, CELLS, BEFORE, AFTER, EPOCH = range(6)
 """Words of the file `header` (int64) that a reader needs."""
+
+ORDERED_STORES = platform.machine() in ("x86_64", "AMD64", "i686")
+"""Whether one process sees the stores of another in their order. Elsewhere nothing is read by reference."""
 
 UNSTORED = "priority"
 """A column that clients may insert and that is no column of the ring."""

@@ -29,6 +29,7 @@ class Reconnect:
 
     def __init__(self, patience_s: float, clock: Clock, retried: tuple[type[errors.ShoalError], ...]) -> None:
         self._patience_s, self._clock, self.retried = patience_s, clock, retried
+        self._jitter = random.Random()  # of its own: threads must not draw from what a test or a user has seeded
         self.stood()
 
     def stood(self) -> None:
@@ -40,4 +41,4 @@ class Reconnect:
         if not isinstance(error, self.retried) or self._clock.now_s() - self._since_s > self._patience_s:
             return None
         pause_s, self._pause_s = self._pause_s, min(LONGEST_PAUSE_S, 2 * self._pause_s)
-        return pause_s * random.uniform(0.5, 1.0)
+        return pause_s * self._jitter.uniform(0.5, 1.0)

@@ -25,7 +25,7 @@ from core import errors, rpc, wire
 from core.clock import Clock, SystemClock
 from core.draws import Asked, Line, Reply, read_reply
 from core.framing import Framed
-from core.mapped import MappedRing
+from core.mapped import ORDERED_STORES, MappedRing
 from core.reconnect import Reconnect, ending_of
 from core.types import Array
 from protos import experience_pb2 as pb
@@ -61,7 +61,7 @@ class SampleStream:
         clock: Clock | None = None,
     ) -> None:
         self._client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
-        wishes = {"by_reference": by_reference, "compress": compress, "headers": headers}
+        wishes = {"by_reference": by_reference and ORDERED_STORES, "compress": compress, "headers": headers}
         self._open = pb.SampleOpen(protocol=rpc.PROTOCOL, table=table, seed=seed, **wishes)
         self._patience_s, self._clock = patience_s, clock or SystemClock()
         self.torn = 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from core import errors, wire
+from core import sampling as sampling_module
 from core.sampling import MOST_TORN
 from core.types import UnrollHeader
 from tests.services.scripted_sampling import OpenSampling, SampleServer, open_sampling, sample_server
@@ -132,3 +133,11 @@ def test_a_draw_that_was_answered_behind_a_torn_one_is_not_asked_again(
     again.answer(0, [6])
     assert [stream.receive(DEADLINE_S).draw for _ in range(3)] == [0, 0, 1]
     assert again.requests.empty()
+
+
+def test_where_stores_have_no_order_columns_are_asked_for(
+    sample_server: SampleServer, open_sampling: OpenSampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_module, "ORDERED_STORES", False)
+    open_sampling(by_reference=True)
+    assert not sample_server.next().open().by_reference

@@ -210,7 +210,7 @@ def test_any_order_leaves_what_a_naive_table_has(
         Machine,
         settings=settings(
             deadline=None,
-            max_examples=30,
+            max_examples=20,
             stateful_step_count=40,
             phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink takes minutes
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
