@@ -1,7 +1,7 @@
 """The replay table: a ring, a sampler, a rate limiter, and what is staged. Pure, one thread; the service asks first.
 
 An insert: next_seq (duplicates need no room) -> may_insert -> insert. A sample: may_sample -> sample. In lag mode
-unrolls are staged, and may_apply -> apply puts a round's into the ring in the order of slots.
+unrolls are staged, and why_apply_waits -> apply puts a round's into the ring in the order of slots.
 """
 
 from __future__ import annotations

@@ -77,6 +77,15 @@ class Replay:
             if reply.keys is not None:
                 return reply
 
+    def leave_out_slot_1(self) -> int:
+        """Round 0 is applied without it, and its unroll comes late; returns the items that are in."""
+        self.deliver(0, [0, 2])
+        self.learner.request(0, apply=(0, [0, 2]))
+        inserted = self.drawn().inserted_items
+        self.send(0, 1)
+        self.actors[1].flush(DEADLINE_S)
+        return inserted
+
     def waiter(self, who: str) -> pb.Waiter | None:
         return next((w for w in info(self.client).tables[0].waiters if w.who == who), None)
 
@@ -148,11 +157,7 @@ def test_a_round_waits_for_its_slots_and_says_for_which(replays: list[Replay]) -
 
 def test_a_slot_that_was_dropped_is_not_waited_for_and_comes_too_late(replays: list[Replay]) -> None:
     replay = replays[0]
-    replay.deliver(0, [0, 2])
-    replay.learner.request(0, apply=(0, [0, 2]))
-    inserted = replay.drawn().inserted_items
-    replay.send(0, 1)
-    replay.actors[1].flush(DEADLINE_S)
+    inserted = replay.leave_out_slot_1()
     assert figure(replay.client, "inserted") == inserted
     replay.deliver(1, [1, 0, 2])  # it goes on with the next round
     replay.learner.request(1, apply=(1, [0, 1, 2]))
@@ -191,11 +196,7 @@ def test_close_wakes_who_waits_for_the_ack_of_a_staged_unroll(replays: list[Repl
 def test_a_life_whose_acks_a_restart_forgot_sends_all_again_and_nothing_is_twice(replays: list[Replay]) -> None:
     """A late unroll is acknowledged by the server's memory alone, what follows it is sent anew by another life."""
     replay = replays[0]
-    replay.deliver(0, [0, 2])
-    replay.learner.request(0, apply=(0, [0, 2]))
-    inserted = replay.drawn().inserted_items
-    replay.send(0, 1)
-    replay.actors[1].flush(DEADLINE_S)
+    inserted = replay.leave_out_slot_1()
     replay.deliver(1, [0, 1, 2])
     replay.restart()
     replay.learner.request(1, apply=(1, [0, 1, 2]))
