@@ -67,12 +67,27 @@ class ActionSpec:
 
 
 @dataclass(frozen=True)
+class ObservationPart:
+    """One array of a packed observation, at byte `offset`. With `n`, integers 0 .. n - 1 of a discrete space."""
+
+    name: str
+    array: ArraySpec
+    offset: int
+    n: int = 0
+
+
+@dataclass(frozen=True)
 class EnvSpec:
-    """What a network must know of an environment: its id, observation and action."""
+    """What a network must know of an environment: its id, observation and action.
+
+    `parts` is empty where the environment observes one array. Otherwise `observation` is the uint8 array that holds
+    the bytes of all parts.
+    """
 
     id: str
     observation: ArraySpec
     action: ActionSpec
+    parts: tuple[ObservationPart, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists, finite numbers and strings, for msgpack and JSON; the bound of an unbounded action is text."""

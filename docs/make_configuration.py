@@ -99,7 +99,15 @@ def _table(cls: type, path: str) -> str:
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """The text under each field of a dataclass, on one line."""
+    """The text under each field of a dataclass and of those that it extends, on one line."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            found |= _own_descriptions(base)
+    return found
+
+
+def _own_descriptions(cls: type) -> dict[str, str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     found: dict[str, str] = {}
     body = tree.body if isinstance(tree, ast.ClassDef) else []

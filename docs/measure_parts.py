@@ -23,9 +23,11 @@ from core import wire
 from core.algorithms import dqn
 from core.rl.distributions import Categorical
 from core.rl.mlp import MLP
-from core.rl.networks import ActorCritic, QNetwork
+from core.rl.networks import ActorCritic
 from core.rl.optim import Optimiser
+from core.rl.qnetworks import QNetwork
 from core.rl.returns import gae
+from core.rl.settings import PolicySettings
 from core.specs import ActionSpec, ArraySpec, EnvSpec
 from core.types import Context
 
@@ -73,7 +75,9 @@ def columns() -> None:
 
 
 def optimiser() -> None:
-    ours, theirs = (ActorCritic(CARTPOLE, (64, 64), "tanh", shared_trunk=False) for _ in range(2))
+    ours, theirs = (
+        ActorCritic(CARTPOLE, PolicySettings(hidden=(64, 64), activation="tanh", shared_trunk=False)) for _ in range(2)
+    )
     flat = Optimiser(ours)
     adam = torch.optim.Adam(theirs.parameters(), fused=True)
 
@@ -99,7 +103,7 @@ def targets() -> None:
     batches = 64
     config = dqn.DQNConfig(target_update_interval=batches)
     algorithm = dqn.DQN(config)
-    network = QNetwork(CARTPOLE, config.hidden, config.activation, config.dueling)
+    network = QNetwork(CARTPOLE, config, config.dueling)
     state = algorithm.state(network)
     n = batches * config.batch_size
     batch = {

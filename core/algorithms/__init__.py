@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,27 @@ from core.algorithms.ppo import PPO
 from core.errors import ConfigError
 from core.fields import build, nearest
 
-REGISTRY: dict[str, type[Any]] = {"ppo": PPO, "dqn": DQN}
+REGISTRY: dict[str, type[Any]] = {
+    "ppo": PPO,
+    "dqn": DQN,
+}
 """Name -> class with an attribute `Config` (a dataclass of settings) that it is made from."""
+
+
+def register(name: str, algorithm: type[Any]) -> None:
+    """Make `--algorithm NAME` mean that class. Raises ConfigError where the name is another's or it has no Config."""
+    if not name.isidentifier() or REGISTRY.get(name, algorithm) is not algorithm:
+        raise ConfigError(
+            f"algorithm {name!r}: must be a Python name that no other algorithm has; there are "
+            f"{', '.join(sorted(REGISTRY))}"
+        )
+    config = getattr(algorithm, "Config", None)
+    if not (dataclasses.is_dataclass(config) and isinstance(config, type)):
+        raise ConfigError(
+            f"algorithm {name!r}: {algorithm.__name__} needs an attribute Config, a dataclass of its settings "
+            f"(core.fields.Settings), not {config!r}"
+        )
+    REGISTRY[name] = algorithm
 
 
 def make(name: str, settings: Mapping[str, Any]) -> Algorithm:

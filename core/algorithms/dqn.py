@@ -29,14 +29,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.algorithms.contract import Batch
-from core.fields import Settings, bounded
+from core.fields import bounded
 from core.rl.acting import epsilon_greedy, from_env
 from core.rl.importance import importance_weights
 from core.rl.mlp import Activation
-from core.rl.networks import QNetwork
 from core.rl.optim import Optimiser, flatten
+from core.rl.qnetworks import QNetwork
 from core.rl.returns import nstep
 from core.rl.schedules import linear
+from core.rl.settings import NetworkSettings
 from core.specs import EnvSpec
 from core.types import Array, Async, Columns, Context, Plan, Policy, Replay, Result, Rows, Task
 
@@ -45,7 +46,7 @@ LEAST_PRIORITY = 1e-6  # added to every |TD error|: an item without error may st
 
 
 @dataclass(frozen=True)
-class DQNConfig(Settings):
+class DQNConfig(NetworkSettings):
     """DQN's settings."""
 
     unroll_length: int = bounded(16, low=1)
@@ -164,7 +165,7 @@ class DQN:
 
     def network(self, spec: EnvSpec) -> QNetwork:
         """Q-values. Raises ConfigError for actions that are not discrete."""
-        return QNetwork(spec, self.config.hidden, self.config.activation, self.config.dueling)
+        return QNetwork(spec, self.config, self.config.dueling)
 
     def policy(self, network: QNetwork, task: Task) -> Policy:
         """Epsilon-greedy, epsilon by the run's env_steps."""

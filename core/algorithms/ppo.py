@@ -20,20 +20,20 @@ import torch
 from torch import Tensor
 
 from core.algorithms.contract import Batch
-from core.fields import Settings, bounded
+from core.fields import bounded
 from core.rl.acting import from_env, sampling
 from core.rl.distributions import Distribution
-from core.rl.mlp import Activation
 from core.rl.networks import ActorCritic
 from core.rl.optim import Optimiser
 from core.rl.returns import gae
 from core.rl.schedules import linear
+from core.rl.settings import PolicySettings
 from core.specs import EnvSpec
 from core.types import Columns, Context, Lag, Plan, Policy, Queue, Result, Rows, Task
 
 
 @dataclass(frozen=True)
-class PPOConfig(Settings):
+class PPOConfig(PolicySettings):
     """PPO's settings."""
 
     unroll_length: int = bounded(64, low=1)
@@ -64,12 +64,6 @@ class PPOConfig(Settings):
     """To mean 0 and deviation 1 over each minibatch."""
     target_kl: float | None = bounded(None, above=0)
     """No further epoch once the mean estimate of KL(behaviour, target) in the last one is above this."""
-    hidden: tuple[int, ...] = bounded((64, 64), low=1)
-    """Widths of the hidden layers."""
-    shared_trunk: bool = False
-    """One network for policy and value, or one each."""
-    activation: Activation = "tanh"
-    """Between the layers."""
     adam_eps: float = bounded(1e-5, above=0)
     """Adam's epsilon."""
 
@@ -118,7 +112,7 @@ class PPO:
 
     def network(self, spec: EnvSpec) -> ActorCritic:
         """A policy and a value."""
-        return ActorCritic(spec, self.config.hidden, self.config.activation, self.config.shared_trunk)
+        return ActorCritic(spec, self.config)
 
     def policy(self, network: ActorCritic, task: Task) -> Policy:
         """Sample; `log_prob` is recorded."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from core.rl.distributions import Categorical, DiagonalGaussian
-from core.rl.networks import ActorCritic, QNetwork
+from core.rl.networks import ActorCritic
+from core.rl.qnetworks import QNetwork
 from core.specs import ActionSpec
 from core.types import Array, Policy, Step, Task
 

@@ -1,39 +1,28 @@
-"""Networks: MLPs with policy, value and Q heads.
+"""Networks with a policy and a value. Q-networks: core/rl/qnetworks.py.
 
-Initial parameters come from torch's global generator, which the caller seeds. Observations are arrays of any shape,
-float32 or uint8 (scaled to [0, 1]); they are flattened.
+Initial parameters come from torch's global generator, which the caller seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from core.errors import ConfigError
 from core.rl.distributions import Categorical, DiagonalGaussian, Distribution
-from core.rl.mlp import MLP, Activation
+from core.rl.mlp import MLP
+from core.rl.settings import PolicySettings
+from core.rl.torsos import action_mask, make_torso
 from core.specs import EnvSpec
 
 
-class VectorInput(nn.Module):
-    """Observations [..., *shape] as float32 vectors [..., size]."""
+class Outputs(NamedTuple):
+    """Of a batch of unrolls: the action distribution at its T rows, and values [T + 1, B], fp32."""
 
-    def __init__(self, spec: EnvSpec) -> None:
-        super().__init__()
-        if spec.observation.dtype not in ("float32", "uint8"):
-            raise ConfigError(
-                f"{spec.id}: observations are {spec.observation.dtype}; MLP networks take float32 or uint8 arrays"
-            )
-        self.axes = len(spec.observation.shape)
-        self.size = spec.observation.size
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[..., *shape] to [..., size]; uint8 becomes [0, 1]."""
-        if self.axes != 1:
-            obs = obs.reshape(*obs.shape[: obs.ndim - self.axes], self.size)
-        return obs.float() / 255 if obs.dtype == torch.uint8 else obs
+    policy: Distribution
+    values_TB: Tensor
 
 
 class ActorCritic(nn.Module):
@@ -43,19 +32,20 @@ class ActorCritic(nn.Module):
     starts at 1. Gains as usual (Andrychowicz 2021, "What matters"): hidden sqrt 2, policy 0.01, value 1.
     """
 
-    def __init__(self, spec: EnvSpec, hidden: Sequence[int], activation: Activation, shared_trunk: bool) -> None:
+    def __init__(self, spec: EnvSpec, settings: PolicySettings) -> None:
         super().__init__()
-        self.input, self.action = VectorInput(spec), spec.action
+        self.torso, self.action, self.legal = make_torso(spec, settings.network), spec.action, action_mask(spec)
         self.discrete = spec.action.kind == "discrete"
         self.outputs = spec.action.n if self.discrete else spec.action.array.size
-        sizes = (self.input.size, *hidden)
-        if shared_trunk:
-            self.both = MLP((*sizes, self.outputs + 1), activation, 1.0)
+        sizes = (self.torso.size, *settings.hidden)
+        self.shared_trunk = settings.shared_trunk
+        if self.shared_trunk:
+            self.both = MLP((*sizes, self.outputs + 1), settings.activation, 1.0)
             nn.init.orthogonal_(self.both.params()[-2][: self.outputs], 0.01)
         else:
-            self.actor = MLP((*sizes, self.outputs), activation, 0.01)
-            self.critic = MLP((*sizes, 1), activation, 1.0)
-        self.shared_trunk = shared_trunk
+            self.critic_torso = make_torso(spec, settings.network)
+            self.actor = MLP((*sizes, self.outputs), settings.activation, 0.01)
+            self.critic = MLP((*sizes, 1), settings.activation, 1.0)
         if not self.discrete:
             self.log_std = nn.Parameter(torch.zeros(self.outputs))
 
@@ -66,39 +56,32 @@ class ActorCritic(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Distribution, Tensor]:
         """The action distribution [...] and the value [...], fp32, of observations [..., *shape]."""
-        x = self.input(obs)
         if self.shared_trunk:
-            outputs, value = self.both(x).split((self.outputs, 1), -1)
+            outputs, value = self.both(self.torso(obs)).split((self.outputs, 1), -1)
         else:
-            outputs, value = self.actor(x), self.critic(x)
+            outputs, value = self.actor(self.torso(obs)), self.critic(self.critic_torso(obs))
         return self._distribution(outputs), value.squeeze(-1).float()
 
     def policy(self, obs: Tensor) -> Distribution:
         """The action distribution alone."""
-        x = self.input(obs)
+        x = self.torso(obs)
         return self._distribution(self.both(x)[..., : self.outputs] if self.shared_trunk else self.actor(x))
 
     def value(self, obs: Tensor) -> Tensor:
         """The value alone [...], fp32."""
-        x = self.input(obs)
-        outputs: Tensor = self.both(x)[..., self.outputs] if self.shared_trunk else self.critic(x).squeeze(-1)
+        if self.shared_trunk:
+            outputs: Tensor = self.both(self.torso(obs))[..., self.outputs]
+        else:
+            outputs = self.critic(self.critic_torso(obs)).squeeze(-1)
         return outputs.float()
 
+    def over(self, batch: Mapping[str, Tensor]) -> Outputs:
+        """Policy and values along a batch of unrolls; `obs` [T + 1, B, ...]."""
+        obs = batch["obs"]
+        if self.shared_trunk:
+            outputs_TBA, values_TB1 = self.both(self.torso(obs)).split((self.outputs, 1), -1)
+            return Outputs(self._distribution(outputs_TBA[:-1]), values_TB1.squeeze(-1).float())
+        return Outputs(self.policy(obs[:-1]), self.value(obs))
 
-class QNetwork(nn.Module):
-    """Q-values of A discrete actions; `dueling` adds a state value to centred advantages (Wang 2016, eq. 9)."""
-
-    def __init__(self, spec: EnvSpec, hidden: Sequence[int], activation: Activation, dueling: bool) -> None:
-        super().__init__()
-        if spec.action.kind != "discrete":
-            raise ConfigError(f"{spec.id}: Q-learning needs discrete actions, this has {spec.action}; ppo can use it")
-        self.input, self.action = VectorInput(spec), spec.action
-        self.dueling = dueling
-        self.layers = MLP((self.input.size, *hidden, spec.action.n + int(dueling)), activation, 1.0)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Q-values [..., A], fp32, of observations [..., *shape]."""
-        q: Tensor = self.layers(self.input(obs)).float()
-        if self.dueling:
-            q = q[..., 1:] + (q[..., :1] - q[..., 1:].mean(-1, keepdim=True))
-        return q
+    def observe(self, batch: Mapping[str, Tensor]) -> None:
+        """Take the batch into the statistics that normalise observations; for the end of an update."""

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from core.rl.acting import epsilon_greedy, from_env, sampling, to_env
-from core.rl.networks import ActorCritic, QNetwork
+from core.rl.networks import ActorCritic
+from core.rl.qnetworks import QNetwork
+from core.rl.settings import NetworkSettings, PolicySettings
 from core.specs import ActionSpec, ArraySpec, EnvSpec
 from core.types import Array, Policy, Task
 
@@ -30,7 +32,7 @@ def acted(policy: Policy, rows: int = ROWS) -> Array:
 @pytest.fixture
 def actor_critic() -> ActorCritic:
     torch.manual_seed(0)
-    network = ActorCritic(DISCRETE, (8,), "tanh", shared_trunk=True)
+    network = ActorCritic(DISCRETE, PolicySettings(hidden=(8,), activation="tanh", shared_trunk=True))
     network.both.params()[-1].data[:4] = torch.tensor([0.5, 0.0, -0.5, 1.0])
     return network
 
@@ -38,7 +40,7 @@ def actor_critic() -> ActorCritic:
 @pytest.fixture
 def q_network() -> QNetwork:
     torch.manual_seed(0)
-    network = QNetwork(DISCRETE, (8,), "relu", dueling=False)
+    network = QNetwork(DISCRETE, NetworkSettings(hidden=(8,), activation="relu"), dueling=False)
     network.layers.params()[-1].data[2] = 100.0  # action 2 is the greedy one
     return network
 
@@ -90,19 +92,22 @@ def test_epsilon_greedy_frequencies(q_network: QNetwork) -> None:
 
 
 def test_discrete_actions_are_shifted_by_the_start_of_their_space(q_network: QNetwork) -> None:
-    shifted = QNetwork(SHIFTED, (8,), "relu", dueling=False)
+    shifted = QNetwork(SHIFTED, NetworkSettings(hidden=(8,), activation="relu"), dueling=False)
     shifted.load_state_dict(q_network.state_dict())
     plain = acted(epsilon_greedy(q_network, TASK, 0.5, 8), rows=16)
     actions = acted(epsilon_greedy(shifted, TASK, 0.5, 8), rows=16)
     assert (actions == plain - 3).all()
     assert from_env(SHIFTED.action, torch.from_numpy(actions)).unique().tolist() == [0, 1, 2, 3]
-    sampled = acted(sampling(ActorCritic(SHIFTED, (8,), "tanh", True), TASK, 8), rows=16)
+    sampled = acted(
+        sampling(ActorCritic(SHIFTED, PolicySettings(hidden=(8,), activation="tanh", shared_trunk=True)), TASK, 8),
+        rows=16,
+    )
     assert np.unique(sampled).tolist() == [-3, -2, -1, 0]
 
 
 def test_box_actions_have_the_spaces_shape() -> None:
     torch.manual_seed(0)
-    network = ActorCritic(BOX, (8,), "tanh", shared_trunk=False)
+    network = ActorCritic(BOX, PolicySettings(hidden=(8,), activation="tanh", shared_trunk=False))
     step = sampling(network, TASK, rows=4)(OBS, None)
     assert (step.action.shape, step.action.dtype.name) == ((ENVS, 2, 3), "float32")
     actions = from_env(BOX.action, torch.from_numpy(step.action))

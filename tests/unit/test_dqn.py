@@ -9,8 +9,8 @@ import torch
 
 from core.algorithms.dqn import DQN, DQNConfig, State, value_targets, windows
 from core.errors import ConfigError
-from core.rl.networks import QNetwork
 from core.rl.optim import flatten
+from core.rl.qnetworks import QNetwork
 from core.specs import ActionSpec, ArraySpec, EnvSpec
 from core.types import Array, Context, Replay, Task
 

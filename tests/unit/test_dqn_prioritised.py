@@ -13,8 +13,8 @@ from core.algorithms.dqn import DQN, DQNConfig, initial_priorities
 from core.algorithms.signature import item_signature
 from core.errors import ConfigError
 from core.rl.importance import importance_weights
-from core.rl.networks import QNetwork
 from core.rl.optim import flatten
+from core.rl.qnetworks import QNetwork
 from core.specs import ActionSpec, ArraySpec, ColumnSpec, EnvSpec
 from core.types import Array, Columns, Context, Replay, Task
 from tests.unit.test_dqn import SPEC, batch_of, dqn, new_network

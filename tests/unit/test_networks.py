@@ -10,7 +10,9 @@ from core.errors import ConfigError
 from core.rl import mlp
 from core.rl.distributions import Categorical, DiagonalGaussian
 from core.rl.mlp import MLP, Activation
-from core.rl.networks import ActorCritic, QNetwork
+from core.rl.networks import ActorCritic
+from core.rl.qnetworks import QNetwork
+from core.rl.settings import NetworkSettings, PolicySettings
 from core.specs import ActionSpec, ArraySpec, EnvSpec
 
 DISCRETE = ActionSpec("discrete", ArraySpec((), "int64"), n=3)
@@ -74,7 +76,7 @@ def test_which_path_is_taken_depends_on_the_work(monkeypatch: pytest.MonkeyPatch
 
 def test_initial_weights_are_orthogonal_with_the_usual_gains() -> None:
     torch.manual_seed(0)
-    both = ActorCritic(spec(), (64, 64), "tanh", shared_trunk=True).both.params()
+    both = ActorCritic(spec(), PolicySettings(hidden=(64, 64), activation="tanh", shared_trunk=True)).both.params()
     torch.testing.assert_close(both[2] @ both[2].T, 2 * torch.eye(64), rtol=1e-4, atol=1e-4)
     policy, value = both[4][:3], both[4][3:]
     torch.testing.assert_close(policy @ policy.T, 1e-4 * torch.eye(3), rtol=1e-4, atol=1e-8)
@@ -86,7 +88,7 @@ def test_initial_weights_are_orthogonal_with_the_usual_gains() -> None:
 @pytest.mark.parametrize("action", [DISCRETE, BOX], ids=str)
 def test_policy_and_value_are_the_parts_of_forward(action: ActionSpec, shared_trunk: bool) -> None:
     torch.manual_seed(0)
-    network = ActorCritic(spec(action), (8,), "tanh", shared_trunk)
+    network = ActorCritic(spec(action), PolicySettings(hidden=(8,), activation="tanh", shared_trunk=shared_trunk))
     obs = torch.randn(5, 2, 4)
     distribution, value = network(obs)
     assert value.shape == (5, 2)
@@ -101,23 +103,34 @@ def test_the_same_global_seed_makes_the_same_network() -> None:
     networks = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        networks.append(torch.cat([p.flatten() for p in ActorCritic(spec(), (8,), "tanh", False).parameters()]))
+        networks.append(
+            torch.cat(
+                [
+                    p.flatten()
+                    for p in ActorCritic(
+                        spec(), PolicySettings(hidden=(8,), activation="tanh", shared_trunk=False)
+                    ).parameters()
+                ]
+            )
+        )
     assert torch.equal(networks[0], networks[1])
     assert not torch.equal(networks[0], networks[2])
 
 
 def test_observations_of_any_shape_are_flattened_and_bytes_scaled() -> None:
     torch.manual_seed(0)
-    network = QNetwork(spec(shape=(2, 3), dtype="uint8"), (8,), "relu", dueling=False)
+    network = QNetwork(
+        spec(shape=(2, 3), dtype="uint8"), NetworkSettings(hidden=(8,), activation="relu"), dueling=False
+    )
     obs = torch.randint(0, 256, (7, 2, 3), dtype=torch.uint8)
     torch.testing.assert_close(network(obs), network.layers(obs.view(7, 6) / 255))
-    scalar = QNetwork(spec(shape=()), (8,), "relu", dueling=False)
+    scalar = QNetwork(spec(shape=()), NetworkSettings(hidden=(8,), activation="relu"), dueling=False)
     assert scalar(torch.zeros(5)).shape == (5, 3)
 
 
 def test_dueling_adds_a_value_to_centred_advantages() -> None:
     torch.manual_seed(0)
-    network = QNetwork(spec(), (8,), "relu", dueling=True)
+    network = QNetwork(spec(), NetworkSettings(hidden=(8,), activation="relu"), dueling=True)
     obs = torch.randn(6, 4)
     outputs = network.layers(obs)
     q = network(obs)
@@ -128,13 +141,13 @@ def test_dueling_adds_a_value_to_centred_advantages() -> None:
 
 def test_what_they_cannot_take_is_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match=r"Test-v0.*float64"):
-        ActorCritic(spec(dtype="float64"), (8,), "tanh", shared_trunk=True)
+        ActorCritic(spec(dtype="float64"), PolicySettings(hidden=(8,), activation="tanh", shared_trunk=True))
     with pytest.raises(ConfigError, match=r"Test-v0.*discrete.*Box\(2,\).*ppo"):
-        QNetwork(spec(BOX), (8,), "relu", dueling=False)
+        QNetwork(spec(BOX), NetworkSettings(hidden=(8,), activation="relu"), dueling=False)
 
 
 def test_gaussian_deviation_starts_at_one_and_is_learned() -> None:
-    network = ActorCritic(spec(BOX), (8,), "tanh", shared_trunk=True)
+    network = ActorCritic(spec(BOX), PolicySettings(hidden=(8,), activation="tanh", shared_trunk=True))
     assert network.log_std.requires_grad
     distribution, _ = network(torch.zeros(1, 4))
     assert float(distribution.entropy().detach()) == pytest.approx(1 + math.log(2 * math.pi))

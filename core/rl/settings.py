@@ -1,0 +1,37 @@
+"""Settings that algorithms share: what their networks are made of. An algorithm's own Config extends one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.fields import Settings, bounded
+from core.rl.mlp import Activation
+
+PolicyKind = Literal["auto", "gaussian", "state_gaussian", "squashed", "deterministic"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings(Settings):
+    """From observations to the heads."""
+
+    network: str = "auto"
+    """What turns observations into features: flat, nature, pong or a registered one; auto: nature for images."""
+    hidden: tuple[int, ...] = bounded((64, 64), low=1)
+    """Widths of the hidden layers behind the features."""
+    activation: Activation = "tanh"
+    """Between the layers."""
+    normalise_observations: bool = False
+    """To mean 0 and deviation 1, by statistics that the learner keeps of what it learns from."""
+
+
+@dataclass(frozen=True)
+class PolicySettings(NetworkSettings):
+    """A policy and a value."""
+
+    shared_trunk: bool = False
+    """One network for policy and value, or one each."""
+    distribution: PolicyKind = "auto"
+    """Of actions in a box: gaussian with one deviation, state_gaussian, squashed by tanh, or deterministic."""
+    recurrent: int | None = bounded(None, low=1)
+    """Units of an LSTM between the features and the hidden layers; null: none."""
