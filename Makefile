@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-learning soak fuzz coverage bench bench-replay clean
+.PHONY: help setup demo test lint format protos protos-check test-slow soak fuzz coverage bench bench-replay bench-scores clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,8 +27,8 @@ demo: setup  ## train PPO on CartPole-v1 to a return of 475
 	$(BIN)/shoal train --algorithm ppo --env CartPole-v1 --target-return 475 --env-steps 200000 --seed 1 \
 		--run-dir runs/demo --overwrite
 
-test: lint protos-check  ## all that CI runs
-	$(PYTEST) -m ""
+test: lint protos-check  ## all tests but the slow learning ones
+	$(PYTEST)
 
 lint: setup  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -54,7 +54,7 @@ protos-check: setup  ## fail where the generated messages are not those of proto
 			echo "protos/$$name is not what protos/*.proto gives: run 'make protos'" >&2; exit 1; }; \
 	done
 
-test-learning: setup  ## the learning tests alone: a minute or two
+test-slow: setup  ## the learning tests: scores on several seeds, minutes
 	$(PYTEST) -m learning
 
 soak: setup  ## kill the replay server 500 times under load (20 minutes)
@@ -73,6 +73,9 @@ bench: setup  ## measure speed and scores
 
 bench-replay: setup  ## the replay server against its bare limit and Reverb (half an hour)
 	$(BIN)/python -m benchmarks.replay --vs reverb
+
+bench-scores: setup  ## train every row of docs/scores.md that has not been run (hours; groups: python -m benchmarks.scores)
+	$(BIN)/python -m benchmarks.scores
 
 clean:  ## remove .venv and every cache; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -1,0 +1,94 @@
+"""Writes docs/scores.md and its pictures from the results at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.figures import median
+from benchmarks.scores.results import Results, good, verdict
+from benchmarks.scores.rows import GROUPS, RANDOM_RETURN, ROWS, SOURCES, Row, Score
+from benchmarks.scores.run import Run
+from shoal.plots import COLOURS, STYLE
+
+HEAD = """# Scores
+
+<!-- Written by `python -m benchmarks.scores`. Do not edit. -->
+
+What `shoal train --algorithm NAME --env ID` reaches with the preset that it picks up by itself: greedy evaluation over
+100 episodes after the stated env steps, or the env steps at which an evaluation of 20 episodes first reached a target.
+A bar is the peers' published mean at the same env steps minus its standard deviation; where none was published, minus
+a tenth of the way to a random policy. Figures of peers are published ones, for LunarLander-v2 and MuJoCo v4 or older.
+
+```sh
+make bench-scores                               # all groups; what docs/scores.json has is not run again
+python -m benchmarks.scores classic --seeds 3   # one group, fewer seeds
+python -m benchmarks.scores page                # this page again
+```
+"""
+COLUMNS = ("algorithm", "environment", "env steps", "seeds", "median (worst to best)", "bar", "holds", "peers", "wall")
+
+
+def write(results: Results, page: Path, images: Path) -> None:
+    """The page, and one picture for each environment that was run."""
+    parts = [HEAD, *(f"- {name}: {text}." for name, text in SOURCES.items()), ""]
+    for group in GROUPS:
+        rows = [row for row in ROWS if row.group == group]
+        parts += [f"## {group}\n", _table(rows, results)]
+        for env in dict.fromkeys(row.env for row in rows):
+            picture = _draw(env, [row for row in rows if row.env == env], results, images)
+            if picture is not None:
+                parts.append(f"![{env}]({images.name}/{picture})\n")
+    page.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _table(rows: Sequence[Row], results: Results) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    lines += [f"| {' | '.join(_cells(row, results.get(row.id, ())))} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, runs: Sequence[Run]) -> Iterator[str]:
+    found = verdict(row, runs)
+    with_ = "" if isinstance(row, Score) or not row.settings else f" ({', '.join(row.settings)})"
+    yield f"{row.algorithm}{with_}"
+    yield row.env
+    yield f"{row.env_steps:,}"
+    yield f"{len(runs)} of {row.seeds}"
+    yield found.reached
+    yield found.bar
+    yield "-" if found.holds is None else "yes" if found.holds else "**no**"
+    yield f"{row.published:g} ({row.source})" if isinstance(row, Score) else row.source
+    wall_s = median([run["wall_s"] for run in good(runs)])
+    yield "-" if wall_s is None else f"{wall_s:,.0f} s"
+
+
+def _draw(env: str, rows: Sequence[Row], results: Results, images: Path) -> str | None:
+    """Median of the runs and the band from worst to best, for each algorithm."""
+    curves = {row.algorithm: [run["curve"] for run in good(results.get(row.id, ())) if run["curve"]] for row in rows}
+    if not any(curves.values()):
+        return None
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for (algorithm, lines), colour in zip(curves.items(), COLOURS * 2, strict=False):
+            if lines:
+                end = min(line[-1][0] for line in lines)
+                grid = np.linspace(min(line[0][0] for line in lines), end, 60)
+                values = np.stack([np.interp(grid, *np.array(line).T) for line in lines])
+                axes.fill_between(grid, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
+                axes.plot(grid, np.median(values, 0), color=colour, label=f"{algorithm} ({len(lines)} seeds)")
+        axes.axhline(RANDOM_RETURN[env], color="#8a8f98", linewidth=1, linestyle=":", label="random policy")
+        axes.set_title(env)
+        axes.set_xlabel("env steps")
+        axes.set_ylabel("return of an episode")
+        axes.legend(loc="lower right")
+        name = f"scores-{env.replace('/', '-')}.png"
+        images.mkdir(exist_ok=True)
+        figure.savefig(images / name, dpi=110)
+    return name
