@@ -18,7 +18,7 @@ import yaml
 from core import fields, yaml12
 from core.errors import ConfigError
 from core.fields import Settings, bounded
-from core.presets import PRESETS, Presets
+from core.presets import PRESETS, Presets, find
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def read(
         near = fields.nearest(algorithm, algorithms)
         problems.append(f"algorithm: there is no {algorithm!r}{near} There are {', '.join(sorted(algorithms))}.")
     others = {name for name, _ in presets}.union(algorithms) - {algorithm}
-    config, more = _build(merge([presets.get((algorithm, env), {}), *layers]), algorithm, others)
+    config, more = _build(merge([find(presets, algorithm, env)[1], *layers]), algorithm, others)
     return config, problems + more
 
 

@@ -1,15 +1,24 @@
 """Settings known to work well for an algorithm on an environment; they lie between the defaults and the user's own.
 
-Read by core/config.py. An entry is written as in a YAML file. Pure data.
+Read by core/config.py. An entry is written as in a YAML file. An environment's name may be a pattern that stands for a
+family, such as ALE/*; an entry for the very environment goes before it. Pure data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 Presets = Mapping[tuple[str, str], Mapping[str, Any]]
-"""(algorithm, environment id) -> settings."""
+"""(algorithm, environment id or pattern) -> settings."""
+
+
+def find(presets: Presets, algorithm: str, env: str) -> tuple[str, Mapping[str, Any]]:
+    """The environment or pattern that fits best, and its settings; "" and none where nothing fits."""
+    fitting = [name for of, name in presets if of == algorithm and fnmatchcase(env, name)]
+    name = env if env in fitting else max(fitting, key=len, default="")
+    return name, presets.get((algorithm, name), {})
 
 PRESETS: Presets = {
     # From RL Baselines3 Zoo's settings for the same environment, then tuned: half the epochs at twice the learning rate

@@ -18,6 +18,7 @@ from core import checkpoint
 from core import config as configuration
 from core.config import Config
 from core.errors import CheckpointError, ConfigError, ShoalError
+from core.presets import PRESETS, find
 from shoal import settings as reader
 from shoal.live import make_view
 from shoal.replay_child import check_empty
@@ -129,6 +130,8 @@ def run(
         write_config(config, place)
         if not resume:
             check_empty(config)
+        if not (quiet or resume):
+            _tell_preset(config)
         try:
             go_on = resume and can_resume(place)
             Launch(config, place, make_view(place.path, quiet=quiet), resume=go_on).run()
@@ -225,6 +228,17 @@ def _how_to_continue(place: RunDir) -> str:
         return ""
     again = f"shoal train --resume --run-dir {shlex.quote(str(place.path))}"
     return f"Stopped. The newest checkpoint is {newest}; to continue: {again}"
+
+
+def _tell_preset(config: Config) -> None:
+    """Which tuned settings were picked up, and where they can be read."""
+    name, preset = find(PRESETS, config.algorithm, config.env)
+    if not preset:
+        print(f"No preset for {config.algorithm} on {config.env}: what is not given keeps its default.")
+        return
+    own = preset.get(config.algorithm, {})
+    told = ", ".join(f"{key}={value}" for key, value in {**preset, **own}.items() if key != config.algorithm)
+    print(f"Preset of {config.algorithm} on {name}, below your own settings: {told}")
 
 
 def _draw(place: RunDir) -> None:

@@ -17,7 +17,7 @@ from core.algorithms import REGISTRY
 from core.config import Config, EvaluationConfig, NetworkConfig, read
 from core.errors import ConfigError
 from core.fields import build
-from core.presets import PRESETS
+from core.presets import PRESETS, find
 from tests.unit.configuring import NO_PRESETS, from_yaml, load, problems_of, written
 
 
@@ -311,3 +311,11 @@ def test_no_input_raises_anything_but_problems(sets: list[str], flags: dict[str,
 
 
 # fields, for algorithms' own settings
+
+
+def test_a_preset_of_the_very_environment_goes_before_its_familys_and_a_longer_pattern_before_a_shorter() -> None:
+    presets = {("ppo", "ALE/*"): {"seed": 1}, ("ppo", "ALE/Pong*"): {"seed": 2}, ("ppo", "ALE/Pong-v5"): {"seed": 3}}
+    assert find(presets, "ppo", "ALE/Pong-v5") == ("ALE/Pong-v5", {"seed": 3})
+    assert find(presets, "ppo", "ALE/Pong-v4") == ("ALE/Pong*", {"seed": 2})
+    assert find(presets, "ppo", "ALE/Breakout-v5") == ("ALE/*", {"seed": 1})
+    assert find(presets, "ppo", "Pong") == find(presets, "dqn", "ALE/Pong-v5") == ("", {})
