@@ -25,7 +25,13 @@ SHOAL_PPO_FAST_SOLVES = "shoal ppo fast to 475"
 SHOAL_DQN_ZOO, SB3_DQN_ZOO = "shoal dqn zoo", "sb3 dqn zoo"
 MEMORY_PPO, MEMORY_DQN_EMBEDDED, MEMORY_DQN = "memory ppo", "memory dqn embedded", "memory dqn"
 
-PEER_OF = dict.fromkeys((SB3_PPO, *SB3_PPO_FAST, SB3_DQN_ZOO), "sb3") | {SAMPLE_FACTORY: "sample-factory"}
+SHOAL_A2C, SB3_A2C, SHOAL_A2C_WIDE, SB3_A2C_WIDE = "shoal a2c", "sb3 a2c", "shoal a2c wide", "sb3 a2c wide"
+SHOAL_PONG_PPO, SHOAL_PONG_A2C, SHOAL_PONG_IMPALA = "shoal pong ppo", "shoal pong a2c", "shoal pong impala"
+SB3_PONG_PPO, SB3_PONG_A2C = "sb3 pong ppo", "sb3 pong a2c"
+SHOAL_LANDER, BARE_LANDER = "shoal lander ppo", "bare lander"
+
+SB3 = (SB3_PPO, *SB3_PPO_FAST, SB3_DQN_ZOO, SB3_A2C, SB3_A2C_WIDE, SB3_PONG_PPO, SB3_PONG_A2C)
+PEER_OF = dict.fromkeys(SB3, "sb3") | {SAMPLE_FACTORY: "sample-factory"}
 """What must be installed for it."""
 
 FAST = (
@@ -43,11 +49,21 @@ ZOO_DQN = (
 )
 
 
-def shoal(name: str, algorithm: str, *flags: str, watch: bool = False) -> Contestant:
+WIDE_A2C = (
+    *("--actors", "1", "--envs-per-actor", "64", "--env-steps", "1000000", "--set", "learner_threads=1"),
+    *("a2c.unroll_length=32", "a2c.hidden=[64, 64]", "a2c.shared_trunk=false"),
+)
+"""What the peer does in its wide setting."""
+PONG_PPO = ("--env-steps", "40000", "--set", "ppo.epochs=4", "ppo.minibatch_size=256", "ppo.unroll_length=128")
+PONG = ("--env-steps", "80000")
+LANDER = ("--actors", "2", "--env-steps", "400000")
+
+
+def shoal(name: str, algorithm: str, *flags: str, env: str = "CartPole-v1", watch: bool = False) -> Contestant:
     """A run of Shoal from the command line, its figures from summary.json."""
 
     def command(seed: int, folder: Path) -> list[str]:
-        start = [sys.executable, "-m", "shoal", "train", "--algorithm", algorithm, "--env", "CartPole-v1"]
+        start = [sys.executable, "-m", "shoal", "train", "--algorithm", algorithm, "--env", env]
         run_dir = ["--seed", str(seed), "--run-dir", str(folder / "run"), "--overwrite", "--quiet"]
         return [*start, *flags, *run_dir]
 
@@ -74,6 +90,16 @@ def script(name: str, path: str, *flags: str) -> Contestant:
         return [str(python), f"benchmarks/peers/{path}", *flags, "--seed", str(seed)]
 
     return Contestant(name, command, _printed)
+
+
+def bare_lander() -> Contestant:
+    """The environment and the policy's forward, on as many cores as the actors have."""
+
+    def command(seed: int, _folder: Path) -> list[str]:
+        sizes = ("--processes", "2", "--envs", "16", "--seconds", str(SECONDS), "--seed", str(seed))
+        return [sys.executable, "-m", "benchmarks.limit_env", "LunarLander-v3", *sizes]
+
+    return Contestant(BARE_LANDER, command, _printed)
 
 
 def limit() -> Contestant:
@@ -110,6 +136,20 @@ HEATS: Sequence[Sequence[Contestant]] = (
         shoal(SHOAL_DQN_ZOO, "dqn", *ZOO_DQN),
         script(SB3_DQN_ZOO, "sb3_cartpole.py", "dqn-speed", "--env-steps", str(DQN_SPEED_ENV_STEPS)),
     ),
+    (
+        shoal(SHOAL_A2C, "a2c", "--env-steps", "1000000"),
+        script(SB3_A2C, "sb3_cartpole.py", "a2c-speed", "--seconds", str(SECONDS)),
+        shoal(SHOAL_A2C_WIDE, "a2c", *WIDE_A2C),
+        script(SB3_A2C_WIDE, "sb3_cartpole.py", "a2c-wide", "--seconds", str(SECONDS)),
+    ),
+    (
+        shoal(SHOAL_PONG_PPO, "ppo", *PONG_PPO, env="ALE/Pong-v5"),
+        script(SB3_PONG_PPO, "sb3_pong.py", "ppo"),
+        shoal(SHOAL_PONG_A2C, "a2c", *PONG, env="ALE/Pong-v5"),
+        script(SB3_PONG_A2C, "sb3_pong.py", "a2c"),
+        shoal(SHOAL_PONG_IMPALA, "impala", *PONG, env="ALE/Pong-v5"),
+    ),
+    (shoal(SHOAL_LANDER, "ppo", *LANDER, env="LunarLander-v3"), bare_lander()),
     (
         shoal(MEMORY_PPO, "ppo", "--env-steps", "40000", watch=True),
         shoal(MEMORY_DQN_EMBEDDED, "dqn", "--env-steps", "20000", "--replay", "embedded", watch=True),

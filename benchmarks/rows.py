@@ -104,6 +104,35 @@ def speed_dqn(results: Results) -> list[Row]:
     return [compared("DQN, env steps/s, against Stable-Baselines3", ours, sb3, 1.2)]
 
 
+def speed_a2c(results: Results) -> list[Row]:
+    """Against Stable-Baselines3 at each one's own settings, and at the same ones."""
+    return [
+        _against(results, "A2C at each one's own settings", c.SHOAL_A2C, c.SB3_A2C, 10.0),
+        _against(results, "A2C at equal settings", c.SHOAL_A2C_WIDE, c.SB3_A2C_WIDE, 2.0),
+    ]
+
+
+def speed_pong(results: Results) -> list[Row]:
+    """Against Stable-Baselines3 from pixels."""
+    return [
+        _against(results, "Pong, PPO with 4 epochs", c.SHOAL_PONG_PPO, c.SB3_PONG_PPO, 2.0),
+        _against(results, "Pong, A2C", c.SHOAL_PONG_A2C, c.SB3_PONG_A2C, 2.5),
+        _against(results, "Pong, IMPALA, against its A2C", c.SHOAL_PONG_IMPALA, c.SB3_PONG_A2C, 2.5),
+    ]
+
+
+def speed_lander(results: Results) -> list[Row]:
+    """Against the environment and the policy's forward alone."""
+    return [_against(results, "LunarLander, PPO", c.SHOAL_LANDER, c.BARE_LANDER, 0.7, "the bare environment")]
+
+
+def _against(
+    results: Results, what: str, ours: str, other: str, at_least: float, whom: str = "Stable-Baselines3"
+) -> Row:
+    mine, theirs = (column(results, name, "env_steps_per_s") for name in (ours, other))
+    return compared(f"{what}, env steps/s, against {whom}", mine, theirs, at_least)
+
+
 def wall_ppo(results: Results) -> list[Row]:
     """Seconds from the command to solved; the time of evaluations is taken out for both."""
     ours = since_start(results, c.SHOAL_PPO, "solved_unix_s", "evaluation_until_solved_s")
@@ -169,6 +198,11 @@ TOPICS: Mapping[str, Topic] = {
     ),
     "wall-ppo": Topic([c.SHOAL_PPO, c.SB3_PPO], wall_ppo),
     "speed-dqn": Topic([c.SHOAL_DQN_ZOO, c.SB3_DQN_ZOO], speed_dqn),
+    "speed-a2c": Topic([c.SHOAL_A2C, c.SB3_A2C, c.SHOAL_A2C_WIDE, c.SB3_A2C_WIDE], speed_a2c),
+    "speed-pong": Topic(
+        [c.SHOAL_PONG_PPO, c.SB3_PONG_PPO, c.SHOAL_PONG_A2C, c.SB3_PONG_A2C, c.SHOAL_PONG_IMPALA], speed_pong
+    ),
+    "speed-lander": Topic([c.SHOAL_LANDER, c.BARE_LANDER], speed_lander),
     "first-update": Topic([c.SHOAL_PPO, c.SHOAL_DQN], first_update),
     "memory": Topic([c.MEMORY_PPO, c.MEMORY_DQN_EMBEDDED, c.MEMORY_DQN], memory),
 }

@@ -3,6 +3,8 @@
 python sb3_cartpole.py ppo-solve --seed 1         rl-zoo settings, until 20 greedy episodes reach 475
 python sb3_cartpole.py ppo-speed --seconds 10     128 envs, unrolls of 64, 4 epochs, minibatches of 2048
 python sb3_cartpole.py dqn-speed --env-steps 30000    rl-zoo settings
+python sb3_cartpole.py a2c-speed --seconds 10     rl-zoo settings: 8 envs, unrolls of 5
+python sb3_cartpole.py a2c-wide --seconds 10      64 envs, unrolls of 32
 """
 
 import argparse
@@ -11,7 +13,7 @@ import time
 
 import gymnasium
 import torch
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -64,6 +66,11 @@ def ppo_fast(seed):
         seed=seed,
         device="cpu",
     )
+
+
+def a2c(seed, envs, n_steps):
+    env = make_vec_env(ENV, envs, seed=seed)
+    return A2C("MlpPolicy", env, n_steps=n_steps, ent_coef=0.0, seed=seed, device="cpu")
 
 
 def dqn_zoo(seed):
@@ -139,10 +146,22 @@ def ppo_solve(o):
     return {"imported_unix_s": IMPORTED_UNIX_S, **{name: getattr(callback, name) for name in names}}
 
 
-def ppo_speed(o):
-    model, callback = ppo_fast(o.seed), ForSeconds(o.seconds)
+def speed(model, seconds):
+    callback = ForSeconds(seconds)
     model.learn(10**9, callback=callback)
     return {"env_steps": callback.env_steps, "env_steps_per_s": round(callback.env_steps / callback.took_s)}
+
+
+def ppo_speed(o):
+    return speed(ppo_fast(o.seed), o.seconds)
+
+
+def a2c_speed(o):
+    return speed(a2c(o.seed, 8, 5), o.seconds)
+
+
+def a2c_wide(o):
+    return speed(a2c(o.seed, 64, 32), o.seconds)
 
 
 def dqn_speed(o):
@@ -153,7 +172,13 @@ def dqn_speed(o):
     return {"env_steps": model.num_timesteps, "env_steps_per_s": round(model.num_timesteps / took_s)}
 
 
-WHAT = {"ppo-solve": ppo_solve, "ppo-speed": ppo_speed, "dqn-speed": dqn_speed}
+WHAT = {
+    "ppo-solve": ppo_solve,
+    "ppo-speed": ppo_speed,
+    "dqn-speed": dqn_speed,
+    "a2c-speed": a2c_speed,
+    "a2c-wide": a2c_wide,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
