@@ -20,6 +20,7 @@ def find(presets: Presets, algorithm: str, env: str) -> tuple[str, Mapping[str, 
     name = env if env in fitting else max(fitting, key=len, default="")
     return name, presets.get((algorithm, name), {})
 
+
 PRESETS: Presets = {
     # From RL Baselines3 Zoo's settings for the same environment, then tuned: half the epochs at twice the learning rate
     # for PPO, and three-step returns for DQN, solve it in fewer env steps and seconds.

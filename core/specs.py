@@ -53,16 +53,24 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """An action space. `discrete`: integers start .. start + n - 1. `box`: floats between low and high, by element."""
+    """An action space.
 
-    kind: Literal["discrete", "box"]
+    `discrete`: integers start .. start + n - 1. `multi_discrete`: D of them, the d-th with nvec[d] values from
+    starts[d] on, and n the sum of nvec. `box`: floats between low and high, by element.
+    """
+
+    kind: Literal["discrete", "multi_discrete", "box"]
     array: ArraySpec
     n: int = 0
     start: int = 0
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    nvec: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        if self.kind == "multi_discrete":
+            return f"MultiDiscrete({list(self.nvec)})"
         return f"Discrete({self.n})" if self.kind == "discrete" else f"Box{self.array.shape}"
 
 
@@ -74,6 +82,11 @@ class ObservationPart:
     array: ArraySpec
     offset: int
     n: int = 0
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> ObservationPart:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(str(plain["name"]), ArraySpec.from_plain(plain["array"]), int(plain["offset"]), int(plain["n"]))
 
 
 @dataclass(frozen=True)
@@ -107,8 +120,11 @@ class EnvSpec:
             start=int(a["start"]),
             low=tuple(map(float, a["low"])),
             high=tuple(map(float, a["high"])),
+            nvec=tuple(map(int, a.get("nvec", ()))),
+            starts=tuple(map(int, a.get("starts", ()))),
         )
-        return cls(str(plain["id"]), ArraySpec.from_plain(plain["observation"]), action)
+        parts = tuple(ObservationPart.from_plain(part) for part in plain.get("parts", ()))
+        return cls(str(plain["id"]), ArraySpec.from_plain(plain["observation"]), action, parts)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,19 @@ With r = pi(a|s) / pi_behaviour(a|s), advantage A from GAE and clip range e:
 Every batch is passed over `epochs` times in minibatches; all means are over valid rows only.
 
 Differences from the paper, all usual in practice (Engstrom 2020, Andrychowicz 2021) and each a setting: advantages are
-normalised per minibatch, the gradient's norm is clipped, the learning rate may anneal to 0, the value may be clipped
-around the one that made the advantages, and epochs may stop early once the policy has moved by `target_kl`. The
+normalised per minibatch, the gradient's norm is clipped, learning rate, clip range and entropy bonus may anneal to 0,
+the value may be clipped around the one that made the advantages, advantages may be computed anew for every epoch, and
+epochs may stop early once the policy has moved by `target_kl`. The
 behaviour log-probability is the one that the actor recorded, never recomputed, so the ratio is right at any lag.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,13 +30,13 @@ from core.rl.networks import ActorCritic
 from core.rl.optim import Optimiser
 from core.rl.returns import gae
 from core.rl.schedules import linear
-from core.rl.settings import PolicySettings
+from core.rl.settings import OnPolicySettings
 from core.specs import EnvSpec
 from core.types import Columns, Context, Lag, Plan, Policy, Queue, Result, Rows, Task
 
 
 @dataclass(frozen=True)
-class PPOConfig(PolicySettings):
+class PPOConfig(OnPolicySettings):
     """PPO's settings."""
 
     unroll_length: int = bounded(64, low=1)
@@ -46,22 +49,24 @@ class PPOConfig(PolicySettings):
     """Adam's step size."""
     anneal_learning_rate: bool = False
     """Linearly to 0 at the end of the budget."""
-    gamma: float = bounded(0.99, low=0, high=1)
-    """Discount factor."""
     gae_lambda: float = bounded(0.95, low=0, high=1)
     """0: one-step advantages, little variance; 1: whole unrolls, no bias (Schulman 2016)."""
     clip: float = bounded(0.2, above=0)
     """How far the ratio may gain from leaving 1."""
+    anneal_clip: bool = False
+    """Linearly to 0 at the end of the budget."""
     clip_value: float | None = bounded(None, above=0)
     """Keep the value within this distance of the one that made the advantages."""
     value_coefficient: float = bounded(0.5, low=0)
     """Weight of the value loss."""
     entropy_coefficient: float = bounded(0.01, low=0)
     """Weight of the entropy bonus."""
-    max_grad_norm: float | None = bounded(0.5, above=0)
-    """The gradient's norm is clipped to it; null: never."""
+    anneal_entropy: bool = False
+    """Linearly to 0 at the end of the budget."""
     normalise_advantages: bool = True
     """To mean 0 and deviation 1 over each minibatch."""
+    recompute_advantages: bool = False
+    """Anew before every epoch, by the value as it is then (Andrychowicz 2021), or once a batch."""
     target_kl: float | None = bounded(None, above=0)
     """No further epoch once the mean estimate of KL(behaviour, target) in the last one is above this."""
     adam_eps: float = bounded(1e-5, above=0)
@@ -128,28 +133,64 @@ class PPO:
 
     def update(self, network: ActorCritic, state: Optimiser, batch: Batch, context: Context) -> Result:
         """`epochs` passes over the batch, one optimiser step a minibatch; metrics are those of the last epoch."""
-        config = self.config
+        config = annealed(self.config, context.progress)
+        learning_rate = falling(config.learning_rate, config.anneal_learning_rate, context.progress)
         rows = prepare(config, network, batch)
-        size = len(rows.valid)
-        end = 0.0 if config.anneal_learning_rate else config.learning_rate
-        learning_rate = linear(config.learning_rate, end, context.progress)
         updates = 0
-        for _ in range(config.epochs):
-            order = torch.from_numpy(context.rng.permutation(size)).to(rows.valid.device)
-            shuffled = (column.index_select(0, order).split(config.minibatch_size) for column in rows)
+        for epoch in range(config.epochs):
+            if epoch and config.recompute_advantages:
+                rows = prepare(config, network, batch)
             made: list[Made] = []
-            for minibatch in map(Minibatch, *shuffled):
-                policy, values_N = network(minibatch.obs)
+            for minibatch, policy, values_N in minibatches(config, network, batch, rows, context.rng):
                 total, terms = loss(config, policy, values_N, minibatch)
                 norm = state.step(total, learning_rate, config.max_grad_norm)
                 made.append(Made(minibatch.valid, total.detach(), terms, norm))
             updates += len(made)
             if config.target_kl is not None and figures(config, made)["kl"] > config.target_kl:
                 break
+        network.observe(batch)
         metrics = figures(config, made)
         metrics["explained_variance"] = explained_variance(rows)
         metrics["learning_rate"] = learning_rate
         return Result(updates, metrics)
+
+
+def falling(start: float, falls: bool, progress: float) -> float:
+    """`start`, or where it falls, linearly to 0 at the end of the budget."""
+    return linear(start, 0.0, progress) if falls else start
+
+
+def annealed(config: PPOConfig, progress: float) -> PPOConfig:
+    """The loss's settings at that share of the budget; a clip range stays just above 0."""
+    if not (config.anneal_clip or config.anneal_entropy):
+        return config
+    return replace(
+        config,
+        clip=max(1e-9, falling(config.clip, config.anneal_clip, progress)),
+        entropy_coefficient=falling(config.entropy_coefficient, config.anneal_entropy, progress),
+    )
+
+
+def minibatches(
+    config: PPOConfig, network: ActorCritic, batch: Batch, rows: Minibatch, rng: np.random.Generator
+) -> Iterator[tuple[Minibatch, Distribution, Tensor]]:
+    """One pass in random order: minibatches, with the policy and the values [N] that the network has when asked.
+
+    Without a memory rows are shuffled. With one an environment's whole unroll stays together, and the memory is
+    computed anew from the recorded one of its first row.
+    """
+    if not network.memory:
+        order = torch.from_numpy(rng.permutation(len(rows.valid))).to(rows.valid.device)
+        shuffled = (column.index_select(0, order).split(config.minibatch_size) for column in rows)
+        for minibatch in map(Minibatch, *shuffled):
+            yield minibatch, *network(minibatch.obs)
+        return
+    T, B = batch["valid"].shape
+    columns = torch.from_numpy(rng.permutation(B)).to(rows.valid.device)
+    for chosen in columns.split(max(1, config.minibatch_size // T)):
+        unrolls = Minibatch(*(column.unflatten(0, (T, B)).index_select(1, chosen) for column in rows))
+        policy, values_N = network.along(unrolls.obs, batch["memory"][0].index_select(0, chosen), unrolls.valid)
+        yield Minibatch(*(column.flatten(0, 1) for column in unrolls)), policy, values_N
 
 
 def loss(config: PPOConfig, policy: Distribution, values_N: Tensor, minibatch: Minibatch) -> tuple[Tensor, Terms]:
@@ -177,8 +218,9 @@ def loss(config: PPOConfig, policy: Distribution, values_N: Tensor, minibatch: M
 def prepare(config: PPOConfig, network: ActorCritic, batch: Batch) -> Minibatch:
     """Advantages and value targets of a batch of unrolls, and all columns with their T x B rows in one axis."""
     obs, valid_TB = batch["obs"], batch["valid"].float()
-    values_TB = network.value(obs)
-    advantages_TB = gae(batch["reward"], batch["discount"], valid_TB, values_TB, config.gamma, config.gae_lambda)
+    values_TB = network.values(batch)
+    rewards_TB = network.rewards(batch)
+    advantages_TB = gae(rewards_TB, batch["discount"], valid_TB, values_TB, config.gamma, config.gae_lambda)
     columns = Minibatch(
         obs=obs[:-1],
         actions=from_env(network.action, batch["action"]),

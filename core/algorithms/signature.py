@@ -1,7 +1,7 @@
 """What an algorithm's items look like, found by acting on zeros; the learner asks the table for it, the wire checks it.
 
 An unroll's own columns are fixed here: obs [T + 1, B, ...] as the environment's spec says; action, reward, discount
-and valid [T, B]. Behaviour columns are whatever the policy's steps bring.
+and valid [T, B]. Behaviour columns are whatever the policy's steps bring; one that remembers adds `memory` [1, B, M].
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from core.algorithms.contract import Algorithm
 from core.specs import ArraySpec, ColumnSpec, EnvSpec, Signature
 from core.types import Array, Rows, Task
 
+MEMORY = "memory"
+"""Column [1, B, M] of a recurrent policy's memory at the unroll's first row; it has no other rows."""
 DRY_ROWS = 3  # enough to tell T rows from T + 1 and from an item with a row of its own
 
 
@@ -39,10 +41,16 @@ def item_signature(algorithm: Algorithm, network: Any, spec: EnvSpec, envs: int)
     behaviour = {name: _spec(column, axes=1) for name, column in step.columns.items()}
     unroll = zeros(unroll_signature(spec, behaviour, DRY_ROWS, envs))
     unroll["action"][:], unroll["discount"][:], unroll["valid"][:] = spec.action.start, 1, 1
+    if step.memory is not None and isinstance(collect, Rows):
+        unroll[MEMORY] = np.zeros((1, *step.memory.shape), step.memory.dtype)
     item = algorithm.item(network, unroll, task)
-    least = min(len(column) for column in item.values())
+    least = min(len(column) for name, column in item.items() if name != MEMORY)
     columns = {name: ColumnSpec(_spec(column, axes=2), len(column) - least) for name, column in item.items()}
-    return Signature(columns, rows if least == DRY_ROWS else least, max(c.shape[1] for c in item.values()))
+    if least == DRY_ROWS:
+        least = rows
+    if MEMORY in item:
+        columns[MEMORY] = ColumnSpec(_spec(item[MEMORY], axes=2), 1 - least)
+    return Signature(columns, least, max(c.shape[1] for c in item.values()))
 
 
 def zeros(signature: Signature) -> dict[str, Array]:

@@ -7,13 +7,12 @@ that act are on the CPU. Actions leave as the environment takes them: discrete o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.rl.distributions import Categorical, DiagonalGaussian
 from core.rl.networks import ActorCritic
 from core.rl.qnetworks import QNetwork
 from core.specs import ActionSpec
@@ -23,9 +22,11 @@ T = TypeVar("T")
 
 
 def to_env(action: ActionSpec, actions: Tensor) -> Tensor:
-    """Indices 0 .. n - 1 [...] as the space's own integers; vectors [..., D] in the space's shape."""
+    """Indices 0 .. n - 1 [...] or [..., D] as the space's own integers; vectors [..., D] in the space's shape."""
     if action.kind == "discrete":
         return actions + action.start if action.start else actions
+    if action.kind == "multi_discrete":
+        return actions + torch.tensor(action.starts, device=actions.device) if any(action.starts) else actions
     return actions.unflatten(-1, action.array.shape) if len(action.array.shape) != 1 else actions
 
 
@@ -33,6 +34,8 @@ def from_env(action: ActionSpec, actions: Tensor) -> Tensor:
     """The inverse of `to_env`, for an `action` column."""
     if action.kind == "discrete":
         return actions - action.start if action.start else actions
+    if action.kind == "multi_discrete":
+        return actions - torch.tensor(action.starts, device=actions.device) if any(action.starts) else actions
     return actions.reshape(*actions.shape[: actions.ndim - len(action.array.shape)], action.array.size)
 
 
@@ -55,18 +58,21 @@ def _rows(draw: Callable[[tuple[int, ...]], Iterable[T]]) -> Callable[[tuple[int
 def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
     """Sample actions and record their `log_prob` [B], float32; without `task.explore` take the mode.
 
-    Noise is drawn `rows` rows at a time.
+    Noise is drawn `rows` rows at a time. A recurrent network's memory is [B, M], float32; None is an episode's start.
     """
     rng = task.rng()
-    kind = Categorical if network.discrete else DiagonalGaussian
-    noise = _rows(lambda shape: kind.noise(rng, (rows, *shape)).unbind(0))
+    kinds: list[Any] = []  # the distribution's class, once one was made
+    noise = _rows(lambda shape: kinds[0].noise(rng, (rows, *shape)).unbind(0))
 
-    def policy(obs: Array, memory: object) -> Step:
+    def policy(obs: Array, memory: Array | None) -> Step:
         with torch.inference_mode():
-            distribution = network.policy(torch.from_numpy(obs))
+            before = None if memory is None else torch.from_numpy(memory)
+            distribution, after = network.act(torch.from_numpy(obs), before)
+            kinds[:] = [type(distribution)]
             actions = distribution.sample(noise(distribution[0].shape)) if task.explore else distribution.mode()
             log_prob = distribution.log_prob(actions)
-            return Step(to_env(network.action, actions).numpy(), {"log_prob": log_prob.numpy()}, memory)
+            remembered = None if after is None else after.numpy()
+            return Step(to_env(network.action, actions).numpy(), {"log_prob": log_prob.numpy()}, remembered)
 
     return policy
 

@@ -21,7 +21,7 @@ class QNetwork(nn.Module):
         super().__init__()
         if spec.action.kind != "discrete":
             raise ConfigError(f"{spec.id}: Q-learning needs discrete actions, this has {spec.action}; ppo can use it")
-        self.torso, self.action = make_torso(spec, settings.network), spec.action
+        self.torso, self.action = make_torso(spec, settings.network, settings.normalise_observations), spec.action
         self.dueling = dueling
         self.layers = MLP((self.torso.size, *settings.hidden, spec.action.n + int(dueling)), settings.activation, 1.0)
 

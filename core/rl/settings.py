@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,3 +36,22 @@ class PolicySettings(NetworkSettings):
     """Of actions in a box: gaussian with one deviation, state_gaussian, squashed by tanh, or deterministic."""
     recurrent: int | None = bounded(None, low=1)
     """Units of an LSTM between the features and the hidden layers; null: none."""
+
+
+@dataclass(frozen=True)
+class OnPolicySettings(PolicySettings):
+    """What is learned from the policy's own unrolls."""
+
+    gamma: float = bounded(0.99, low=0, high=1)
+    """Discount factor."""
+    max_grad_norm: float | None = bounded(0.5, above=0)
+    """The gradient's norm is clipped to it; null: never."""
+    clip_rewards: bool = False
+    """Learn from the sign of rewards, as is usual for Atari; reported returns stay true."""
+    normalise_rewards: bool = False
+    """Divide rewards by the running deviation of discounted returns; reported returns stay true."""
+
+    def contradictions(self) -> Iterable[str]:
+        """Fields that exclude each other."""
+        if self.clip_rewards and self.normalise_rewards:
+            yield "clip_rewards: rewards cannot be both their sign and divided by a deviation; leave one out"

@@ -1,7 +1,7 @@
 """Torsos: from observations to features. By name in `TORSOS`; `register` adds a user's own.
 
-A torso is a module made from an `EnvSpec`, with an attribute `size`, that turns observations [..., *shape] into
-float32 features [..., size]. Initial parameters come from torch's global generator, which the caller seeds.
+A torso is a `Torso` made from an `EnvSpec`: it has a `size` and turns observations [..., *shape] into float32 features
+[..., size]. Initial parameters come from torch's global generator, which the caller seeds.
 """
 
 from __future__ import annotations
@@ -17,18 +17,32 @@ from torch.nn import functional
 
 from core.errors import ConfigError
 from core.fields import nearest
-from core.specs import EnvSpec, ObservationPart
-
-Torso = Callable[[EnvSpec], nn.Module]
+from core.rl.normalise import RunningMoments
+from core.specs import ArraySpec, EnvSpec, ObservationPart
 
 MASK = "action_mask"
 """Name of the part of an observation that says which actions are legal: 1 for those that are."""
 
 
-class FlatInput(nn.Module):
-    """Observations [..., *shape] as float32 vectors [..., size]; uint8 becomes [0, 1]."""
+class Torso(nn.Module):
+    """Base of all torsos. `size` is the number of features."""
 
-    def __init__(self, spec: EnvSpec) -> None:
+    size: int
+
+    def observe(self, obs: Tensor, valid: Tensor) -> None:
+        """Take observations [..., *shape] with `valid` [...] 1 into running statistics; most torsos keep none."""
+
+
+MakeTorso = Callable[[EnvSpec], Torso]
+
+
+class FlatInput(Torso):
+    """Observations [..., *shape] as float32 vectors [..., size]; uint8 becomes [0, 1].
+
+    With `normalise` floats have mean 0 and deviation 1 by running statistics.
+    """
+
+    def __init__(self, spec: EnvSpec, normalise: bool = False) -> None:
         super().__init__()
         if spec.observation.dtype not in ("float32", "uint8"):
             raise ConfigError(
@@ -36,15 +50,26 @@ class FlatInput(nn.Module):
             )
         self.axes = len(spec.observation.shape)
         self.size = spec.observation.size
+        self.moments = RunningMoments(self.size) if normalise and spec.observation.dtype == "float32" else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """[..., *shape] to [..., size]."""
-        if self.axes != 1:
-            obs = obs.reshape(*obs.shape[: obs.ndim - self.axes], self.size)
-        return obs.float() / 255 if obs.dtype == torch.uint8 else obs
+        x = self._flat(obs)
+        if self.moments is not None:
+            normal: Tensor = self.moments(x)
+            return normal
+        return x.float() / 255 if x.dtype == torch.uint8 else x
+
+    def observe(self, obs: Tensor, valid: Tensor) -> None:
+        """Take them into the statistics, if any."""
+        if self.moments is not None:
+            self.moments.observe(self._flat(obs).reshape(-1, self.size), valid.reshape(-1))
+
+    def _flat(self, obs: Tensor) -> Tensor:
+        return obs if self.axes == 1 else obs.reshape(*obs.shape[: obs.ndim - self.axes], self.size)
 
 
-class NatureCNN(nn.Module):
+class NatureCNN(Torso):
     """Images [..., C, H, W] through the three convolutions of Mnih 2015; the 512 units behind them are `hidden`."""
 
     LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -78,7 +103,7 @@ class NatureCNN(nn.Module):
         return features.reshape(*obs.shape[:-3], self.size)
 
 
-class PongInput(nn.Module):
+class PongInput(Torso):
     """The lecture's Pong: the difference of the two newest frames [..., 2, 80, 80], flat (Karpathy 2016).
 
     Behind it `hidden: [200]` and up or down. Frames come in grey; what differs from the background by a threshold is
@@ -110,26 +135,31 @@ class PongInput(nn.Module):
         return (~background & (frames != 0)).float()
 
 
-class PackedInput(nn.Module):
+class PackedInput(Torso):
     """Observations of several parts, packed into bytes [..., nbytes]: every part's features side by side.
 
     Images go through a torso of their own, the rest is flat; integers are one-hot. The action mask is no feature.
     """
 
-    def __init__(self, spec: EnvSpec) -> None:
+    def __init__(self, spec: EnvSpec, normalise: bool = False) -> None:
         super().__init__()
         self.parts = tuple(part for part in spec.parts if part.name != MASK)
-        inner = [_of_part(spec, part) for part in self.parts]
-        self.inner = nn.ModuleList(inner)
-        self.size = sum(_size(torso) for torso in inner)
+        self.torsos = [_of_part(spec, part, normalise) for part in self.parts]
+        self.registered = nn.ModuleList(self.torsos)
+        self.size = sum(torso.size for torso in self.torsos)
 
     def forward(self, obs: Tensor) -> Tensor:
         """[..., nbytes] to [..., size]."""
-        features = [torso(unpack(obs, part)) for torso, part in zip(self.inner, self.parts, strict=True)]
+        features = [torso(unpack(obs, part)) for torso, part in zip(self.torsos, self.parts, strict=True)]
         return torch.cat(features, -1) if len(features) > 1 else features[0]
 
+    def observe(self, obs: Tensor, valid: Tensor) -> None:
+        """Every part's own statistics."""
+        for torso, part in zip(self.torsos, self.parts, strict=True):
+            torso.observe(unpack(obs, part), valid)
 
-class OneHot(nn.Module):
+
+class OneHot(Torso):
     """Integers [..., *shape] from 0 to n - 1 as [..., size]: n numbers each."""
 
     def __init__(self, part: ObservationPart) -> None:
@@ -161,43 +191,49 @@ def action_mask(spec: EnvSpec) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-TORSOS: dict[str, Torso] = {"flat": FlatInput, "nature": NatureCNN, "pong": PongInput}
+TORSOS: dict[str, MakeTorso] = {"flat": FlatInput, "nature": NatureCNN, "pong": PongInput}
 """Name -> class or function that makes one from an EnvSpec."""
 
 
-def register(name: str, torso: Torso) -> None:
+def register(name: str, torso: MakeTorso) -> None:
     """Make `network: NAME` mean `torso(spec)`. Raises ConfigError where the name is another's."""
     if not name.isidentifier() or TORSOS.get(name, torso) is not torso or name == "auto":
         raise ConfigError(f"network {name!r}: must be a Python name that no other network has; there are {_known()}")
     TORSOS[name] = torso
 
 
-def make_torso(spec: EnvSpec, name: str) -> nn.Module:
-    """The torso of that name; "auto" takes nature for images and flat for the rest. Raises ConfigError."""
+def make_torso(spec: EnvSpec, name: str, normalise: bool = False) -> Torso:
+    """The torso of that name; "auto" takes nature for images and flat for the rest. Raises ConfigError.
+
+    `normalise` is for arrays of floats; images and integers stay as they are.
+    """
     if name == "auto":
         if spec.parts:
-            return PackedInput(spec)
-        name = "nature" if _is_image(spec.observation.shape, spec.observation.dtype) else "flat"
+            return PackedInput(spec, normalise)
+        name = "nature" if _is_image(spec.observation) else "flat"
     elif spec.parts and name in ("flat", "nature", "pong"):
         raise ConfigError(
             f"network: {name} takes one array, {spec.id} observes {', '.join(part.name for part in spec.parts)}; use "
             "auto, which treats each part as its shape asks, or register a network of your own"
         )
+    if name == "flat":
+        return FlatInput(spec, normalise)
     if name not in TORSOS:
         raise ConfigError(f"network: there is no {name!r}{nearest(name, TORSOS)}; there are auto, {_known()}")
-    return TORSOS[name](spec)
-
-
-def _size(torso: nn.Module) -> int:
-    return cast(int, torso.size)
+    torso = TORSOS[name](spec)
+    if not isinstance(torso, Torso) or not isinstance(getattr(torso, "size", None), int):
+        raise ConfigError(
+            f"network: {name} made {type(torso).__name__}, a core.rl.torsos.Torso with a whole number `size` is needed"
+        )
+    return torso
 
 
 def _known() -> str:
     return ", ".join(sorted(TORSOS))
 
 
-def _is_image(shape: tuple[int, ...], dtype: str) -> bool:
-    return len(shape) == 3 and dtype == "uint8" and min(shape[1:]) >= 36
+def _is_image(array: ArraySpec) -> bool:
+    return len(array.shape) == 3 and array.dtype == "uint8" and min(array.shape[1:]) >= 36
 
 
 def _image(spec: EnvSpec, name: str) -> tuple[int, ...]:
@@ -210,8 +246,7 @@ def _image(spec: EnvSpec, name: str) -> tuple[int, ...]:
     return shape
 
 
-def _of_part(spec: EnvSpec, part: ObservationPart) -> nn.Module:
+def _of_part(spec: EnvSpec, part: ObservationPart, normalise: bool) -> Torso:
     if part.n:
         return OneHot(part)
-    alone = replace(spec, observation=part.array, parts=())
-    return make_torso(alone, "auto")
+    return make_torso(replace(spec, observation=part.array, parts=()), "auto", normalise)

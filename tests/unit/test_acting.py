@@ -50,9 +50,9 @@ def test_sampling_follows_the_policy_and_records_its_log_prob(actor_critic: Acto
     log_probs = actor_critic.policy(torch.from_numpy(OBS))[0].detach().numpy()[0]
     assert chi_square(acted(policy), np.exp(log_probs)) < CHI2_3_AT_1E_6
     assert chi_square(acted(policy), np.full(4, 0.25)) > CHI2_3_AT_1E_6
-    step = policy(OBS, "memory")
+    step = policy(OBS, None)
     np.testing.assert_allclose(step.columns["log_prob"], log_probs[step.action], rtol=1e-5)
-    assert (step.action.dtype.name, step.columns["log_prob"].dtype.name, step.memory) == ("int64", "float32", "memory")
+    assert (step.action.dtype.name, step.columns["log_prob"].dtype.name, step.memory) == ("int64", "float32", None)
 
 
 def test_neither_rows_nor_environments_share_noise(actor_critic: ActorCritic) -> None:

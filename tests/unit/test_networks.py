@@ -148,6 +148,6 @@ def test_what_they_cannot_take_is_refused_with_the_reason() -> None:
 
 def test_gaussian_deviation_starts_at_one_and_is_learned() -> None:
     network = ActorCritic(spec(BOX), PolicySettings(hidden=(8,), activation="tanh", shared_trunk=True))
-    assert network.log_std.requires_grad
+    assert network.head.log_std.requires_grad
     distribution, _ = network(torch.zeros(1, 4))
     assert float(distribution.entropy().detach()) == pytest.approx(1 + math.log(2 * math.pi))
