@@ -24,7 +24,7 @@ from core.algorithms import dqn
 from core.rl.distributions import Categorical
 from core.rl.mlp import MLP
 from core.rl.networks import ActorCritic
-from core.rl.optim import Optimiser
+from core.rl.optim import Adam
 from core.rl.qnetworks import QNetwork
 from core.rl.returns import gae
 from core.rl.settings import PolicySettings
@@ -78,7 +78,7 @@ def optimiser() -> None:
     ours, theirs = (
         ActorCritic(CARTPOLE, PolicySettings(hidden=(64, 64), activation="tanh", shared_trunk=False)) for _ in range(2)
     )
-    flat = Optimiser(ours)
+    flat = Adam(ours)
     adam = torch.optim.Adam(theirs.parameters(), fused=True)
 
     def loss(network: ActorCritic) -> Tensor:

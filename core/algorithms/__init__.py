@@ -6,15 +6,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from core.algorithms.a2c import A2C
+from core.algorithms.actor_critic import ActorCriticAlgorithm
 from core.algorithms.contract import Algorithm
 from core.algorithms.dqn import DQN
+from core.algorithms.impala import Impala
 from core.algorithms.ppo import PPO
+from core.algorithms.reinforce import Reinforce
 from core.errors import ConfigError
 from core.fields import build, nearest
 
 REGISTRY: dict[str, type[Any]] = {
-    "ppo": PPO,
+    "a2c": A2C,
+    "actor_critic": ActorCriticAlgorithm,
     "dqn": DQN,
+    "impala": Impala,
+    "ppo": PPO,
+    "reinforce": Reinforce,
 }
 """Name -> class with an attribute `Config` (a dataclass of settings) that it is made from."""
 

@@ -33,7 +33,7 @@ from core.fields import bounded
 from core.rl.acting import epsilon_greedy, from_env
 from core.rl.importance import importance_weights
 from core.rl.mlp import Activation
-from core.rl.optim import Optimiser, flatten
+from core.rl.optim import Adam, flatten
 from core.rl.qnetworks import QNetwork
 from core.rl.returns import nstep
 from core.rl.schedules import linear
@@ -120,7 +120,7 @@ class State:
     def __init__(self, network: QNetwork) -> None:
         self.target = copy.deepcopy(network).requires_grad_(False)
         self.online_data, self.target_data = flatten(network).data, flatten(self.target).data
-        self.optimiser = Optimiser(network)
+        self.optimiser = Adam(network)
         self.updates = 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from core.fields import bounded
 from core.rl.acting import from_env, sampling
 from core.rl.distributions import Distribution
 from core.rl.networks import ActorCritic
-from core.rl.optim import Optimiser
+from core.rl.optim import Adam
 from core.rl.returns import gae
 from core.rl.schedules import linear
 from core.rl.settings import OnPolicySettings
@@ -127,11 +127,11 @@ class PPO:
         """The unroll itself."""
         return unroll
 
-    def state(self, network: ActorCritic) -> Optimiser:
+    def state(self, network: ActorCritic) -> Adam:
         """Adam."""
-        return Optimiser(network, eps=self.config.adam_eps)
+        return Adam(network, eps=self.config.adam_eps)
 
-    def update(self, network: ActorCritic, state: Optimiser, batch: Batch, context: Context) -> Result:
+    def update(self, network: ActorCritic, state: Adam, batch: Batch, context: Context) -> Result:
         """`epochs` passes over the batch, one optimiser step a minibatch; metrics are those of the last epoch."""
         config = annealed(self.config, context.progress)
         learning_rate = falling(config.learning_rate, config.anneal_learning_rate, context.progress)

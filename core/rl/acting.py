@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.rl.networks import ActorCritic
+from core.rl.networks import ActorCritic, PolicyNetwork
 from core.rl.qnetworks import QNetwork
 from core.specs import ActionSpec
 from core.types import Array, Policy, Step, Task
@@ -55,8 +55,8 @@ def _rows(draw: Callable[[tuple[int, ...]], Iterable[T]]) -> Callable[[tuple[int
     return row
 
 
-def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
-    """Sample actions and record their `log_prob` [B], float32; without `task.explore` take the mode.
+def sampling(network: ActorCritic | PolicyNetwork, task: Task, rows: int, *, record: bool = True) -> Policy:
+    """Sample actions and `record` their `log_prob` [B], float32; without `task.explore` take the mode.
 
     Noise is drawn `rows` rows at a time. A recurrent network's memory is [B, M], float32; None is an episode's start.
     """
@@ -70,9 +70,9 @@ def sampling(network: ActorCritic, task: Task, rows: int) -> Policy:
             distribution, after = network.act(torch.from_numpy(obs), before)
             kinds[:] = [type(distribution)]
             actions = distribution.sample(noise(distribution[0].shape)) if task.explore else distribution.mode()
-            log_prob = distribution.log_prob(actions)
+            columns = {"log_prob": distribution.log_prob(actions).numpy()} if record else {}
             remembered = None if after is None else after.numpy()
-            return Step(to_env(network.action, actions).numpy(), {"log_prob": log_prob.numpy()}, remembered)
+            return Step(to_env(network.action, actions).numpy(), columns, remembered)
 
     return policy
 

@@ -17,14 +17,14 @@ from core.rl.distributions import Distribution
 from core.rl.heads import PolicyHead
 from core.rl.lstm import LSTM
 from core.rl.mlp import MLP
-from core.rl.normalise import ReturnScale
-from core.rl.settings import NetworkSettings, OnPolicySettings, PolicySettings
+from core.rl.normalise import Rewards
+from core.rl.settings import NetworkSettings, PolicySettings
 from core.rl.torsos import make_torso
 from core.specs import EnvSpec
 
 
 class Outputs(NamedTuple):
-    """Of a batch of unrolls: the action distribution at its T rows, and values [T + 1, B], fp32."""
+    """Of a batch of unrolls: the action distribution at its T rows, and values [T + 1, B] or [T + 1, B, A], fp32."""
 
     policy: Distribution
     values_TB: Tensor
@@ -74,6 +74,7 @@ class PolicyNetwork(nn.Module):
         self.body, self.action = Body(spec, settings, settings.recurrent), spec.action
         self.head = PolicyHead(spec, settings.distribution)
         self.actor = MLP((self.body.size, *settings.hidden, self.head.outputs), settings.activation, 0.01)
+        self.memory, self.rewards = self.body.memory, Rewards(settings)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The action distribution [...] of observations [..., *shape]."""
@@ -93,18 +94,20 @@ class PolicyNetwork(nn.Module):
         return distribution
 
     def observe(self, batch: Mapping[str, Tensor]) -> None:
-        """Take the batch into the statistics that normalise observations; for the end of an update."""
+        """Take the batch into the statistics of observations and returns; for the end of an update."""
         self.body.torso.observe(batch["obs"][:-1], batch["valid"])
+        self.rewards.observe(batch)
 
 
 class ActorCritic(nn.Module):
     """A policy and a value, on one shared trunk or on two separate ones.
 
-    Gains as usual (Andrychowicz 2021, "What matters"): hidden sqrt 2, policy 0.01, value 1. Raises ConfigError for
-    settings that do not fit the environment.
+    Gains as usual (Andrychowicz 2021, "What matters"): hidden sqrt 2, policy 0.01, value 1. With `critic_outputs` above
+    1 every value has one more axis of that length, such as one for each action. Raises ConfigError for settings that do
+    not fit the environment.
     """
 
-    def __init__(self, spec: EnvSpec, settings: PolicySettings) -> None:
+    def __init__(self, spec: EnvSpec, settings: PolicySettings, critic_outputs: int = 1) -> None:
         super().__init__()
         if settings.distribution == "deterministic":
             raise ConfigError(
@@ -113,29 +116,27 @@ class ActorCritic(nn.Module):
             )
         self.body, self.action = Body(spec, settings, settings.recurrent), spec.action
         self.head = PolicyHead(spec, settings.distribution)
-        self.outputs, self.shared_trunk = self.head.outputs, settings.shared_trunk
+        self.outputs, self.critic_outputs = self.head.outputs, critic_outputs
+        self.shared_trunk = settings.shared_trunk
         sizes = (self.body.size, *settings.hidden)
         if self.shared_trunk:
-            self.both = MLP((*sizes, self.outputs + 1), settings.activation, 1.0)
+            self.both = MLP((*sizes, self.outputs + critic_outputs), settings.activation, 1.0)
             nn.init.orthogonal_(self.both.params()[-2][: self.outputs], 0.01)
         else:
             same = not list(self.body.parameters())  # nothing that could be learned apart
             self.critic_body = self.body if same else Body(spec, settings, settings.recurrent)
             self.actor = MLP((*sizes, self.outputs), settings.activation, 0.01)
-            self.critic = MLP((*sizes, 1), settings.activation, 1.0)
+            self.critic = MLP((*sizes, critic_outputs), settings.activation, 1.0)
         self.memory = self.body.memory * (1 if self.shared_trunk else 2)
-        self.clip_rewards = isinstance(settings, OnPolicySettings) and settings.clip_rewards
-        self.return_scale = None
-        if isinstance(settings, OnPolicySettings) and settings.normalise_rewards:
-            self.return_scale = ReturnScale(settings.gamma)
+        self.rewards = Rewards(settings)
 
     def forward(self, obs: Tensor) -> tuple[Distribution, Tensor]:
         """The action distribution [...] and the value [...], fp32, of observations [..., *shape]."""
         if self.shared_trunk:
-            outputs, value = self.both(self.body(obs)).split((self.outputs, 1), -1)
+            outputs, value = self.both(self.body(obs)).split((self.outputs, self.critic_outputs), -1)
         else:
             outputs, value = self.actor(self.body(obs)), self.critic(self.critic_body(obs))
-        return self.head(outputs, obs), value.squeeze(-1).float()
+        return self.head(outputs, obs), self._shaped(value)
 
     def policy(self, obs: Tensor) -> Distribution:
         """The action distribution alone."""
@@ -154,14 +155,19 @@ class ActorCritic(nn.Module):
             mine = mine if its is None else torch.cat((mine, its), -1)
         return self._policy(features, obs), mine
 
-    def over(self, batch: Mapping[str, Tensor]) -> Outputs:
-        """Policy and values along a batch of unrolls; `obs` [T + 1, B, ...], with an LSTM `memory` [1, B, memory]."""
+    def over(self, batch: Mapping[str, Tensor], last_row: bool = False) -> Outputs:
+        """Policy and values along a batch of unrolls; `obs` [T + 1, B, ...], with an LSTM `memory` [1, B, memory].
+
+        With `last_row` the policy has T + 1 rows, too.
+        """
         obs, valid_TB = batch["obs"], batch["valid"].float()
+        acted = obs if last_row else obs[:-1]
         mine, its = self._split(_first(batch))
         if self.shared_trunk:
-            outputs, values_TB1 = self.both(self.body.over(obs, mine, valid_TB)).split((self.outputs, 1), -1)
-            return Outputs(self.head(outputs[:-1], obs[:-1]), values_TB1.squeeze(-1).float())
-        policy = self._policy(self.body.over(obs[:-1], mine, valid_TB), obs[:-1])
+            both = self.both(self.body.over(obs, mine, valid_TB))
+            outputs, values = both.split((self.outputs, self.critic_outputs), -1)
+            return Outputs(self.head(outputs[: len(acted)], acted), self._shaped(values))
+        policy = self._policy(self.body.over(acted, mine, valid_TB), acted)
         return Outputs(policy, self._value(self.critic_body.over(obs, its, valid_TB)))
 
     def along(self, obs: Tensor, memory: Tensor, valid_TB: Tensor) -> tuple[Distribution, Tensor]:
@@ -181,20 +187,12 @@ class ActorCritic(nn.Module):
         body, memory = (self.body, mine) if self.shared_trunk else (self.critic_body, its)
         return self._value(body.over(batch["obs"], memory, batch["valid"].float()))
 
-    def rewards(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The rewards [T, B] to learn from: as they are, their sign, or scaled."""
-        rewards_TB = batch["reward"]
-        if self.clip_rewards:
-            return rewards_TB.sign()
-        return rewards_TB if self.return_scale is None else self.return_scale(rewards_TB)
-
     def observe(self, batch: Mapping[str, Tensor]) -> None:
         """Take the batch into the statistics of observations and returns; for the end of an update."""
         self.body.torso.observe(batch["obs"][:-1], batch["valid"])
         if not self.shared_trunk and self.critic_body is not self.body:
             self.critic_body.torso.observe(batch["obs"][:-1], batch["valid"])
-        if self.return_scale is not None:
-            self.return_scale.observe(batch["reward"], batch["valid"].float())
+        self.rewards.observe(batch)
 
     def _policy(self, features: Tensor, obs: Tensor) -> Distribution:
         outputs = self.both(features)[..., : self.outputs] if self.shared_trunk else self.actor(features)
@@ -202,10 +200,10 @@ class ActorCritic(nn.Module):
         return distribution
 
     def _value(self, features: Tensor) -> Tensor:
-        values: Tensor = (
-            self.both(features)[..., self.outputs] if self.shared_trunk else self.critic(features).squeeze(-1)
-        )
-        return values.float()
+        return self._shaped(self.both(features)[..., self.outputs :] if self.shared_trunk else self.critic(features))
+
+    def _shaped(self, values: Tensor) -> Tensor:
+        return (values.squeeze(-1) if self.critic_outputs == 1 else values).float()
 
     def _split(self, memory: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The memories of the policy and of the value."""

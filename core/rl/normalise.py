@@ -5,10 +5,13 @@ The learner alone changes them, from the unrolls that it learns from; actors and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from core.rl.scan import scan
+from core.rl.settings import OnPolicySettings, PolicySettings
 
 LIMIT = 10.0
 """What is normalised stays within plus and minus this."""
@@ -78,3 +81,26 @@ class ReturnScale(nn.Module):
         sums_TB = sums_TB + (self._gamma * valid_TB).cumprod(0) * carried_B
         self._carried_B = sums_TB[-1].clone()
         self.moments.observe(sums_TB.reshape(-1, 1), valid_TB.reshape(-1))
+
+
+class Rewards(nn.Module):
+    """The rewards [T, B] to learn from: as they are, their sign, or divided by the deviation of returns."""
+
+    def __init__(self, settings: PolicySettings) -> None:
+        super().__init__()
+        self._sign, self.scale = False, None
+        if isinstance(settings, OnPolicySettings):
+            self._sign = settings.clip_rewards
+            self.scale = ReturnScale(settings.gamma) if settings.normalise_rewards else None
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Of a batch of unrolls."""
+        rewards_TB = batch["reward"]
+        if self._sign:
+            return rewards_TB.sign()
+        return rewards_TB if self.scale is None else self.scale(rewards_TB)
+
+    def observe(self, batch: Mapping[str, Tensor]) -> None:
+        """Take the batch into the statistics, if any."""
+        if self.scale is not None:
+            self.scale.observe(batch["reward"], batch["valid"].float())

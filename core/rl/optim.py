@@ -1,4 +1,4 @@
-"""One contiguous tensor for all parameters of a network, and Adam over it.
+"""One contiguous tensor for all parameters of a network, and optimisers over it.
 
 Gradient norm, clipping, the optimiser step, a published snapshot, a target network's copy: each is one operation
 on one tensor instead of a loop over parameters, on the CPU and on a GPU alike.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -91,28 +91,61 @@ def flatten(network: nn.Module) -> Flat:
 
 
 class Optimiser:
-    """Adam (Kingma 2015) over the flat parameters of one network; every parameter's `.grad` views one gradient.
+    """Base of optimisers over the flat parameters of one network; every parameter's `.grad` views one gradient.
 
     Leave the gradients to `step`: `network.zero_grad()` would detach them.
     """
 
-    def __init__(self, network: nn.Module, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(self, network: nn.Module) -> None:
         flat = flatten(network)
         self.params = flat.params
         self.gradient = torch.zeros_like(self.params)
         for parameter, view in zip(network.parameters(), flat.views(self.gradient), strict=True):
             parameter.grad = view
-        self.eps, self.betas = eps, betas
-        self.step_count = torch.zeros((), device=self.params.device)
-        self.mean, self.square = torch.zeros_like(self.params), torch.zeros_like(self.params)
 
     def step(self, loss: Tensor, learning_rate: float, max_grad_norm: float | None = None) -> Tensor:
         """One update down the gradient of `loss`; the gradient's norm before clipping, as a tensor without a sync."""
         self.gradient.zero_()
         loss.backward()
+        return self.descend(learning_rate, max_grad_norm)
+
+    def descend(self, learning_rate: float, max_grad_norm: float | None = None) -> Tensor:
+        """One update down what is in `gradient`, which is clipped in place; its norm before that."""
         norm: Tensor = torch.linalg.vector_norm(self.gradient)
         if max_grad_norm is not None:
             self.gradient.mul_((max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        self._move(learning_rate)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all running statistics."""
+        return {name: tensor.clone() for name, tensor in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state_dict`; KeyError or ValueError where it is another network's."""
+        for name, tensor in self._state().items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"optimiser {name} has {list(state[name].shape)}, this takes {list(tensor.shape)}")
+        for name, tensor in self._state().items():
+            tensor.copy_(state[name])
+
+    def _move(self, learning_rate: float) -> None:
+        raise NotImplementedError
+
+    def _state(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Adam(Optimiser):
+    """Adam (Kingma 2015)."""
+
+    def __init__(self, network: nn.Module, eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        super().__init__(network)
+        self.eps, self.betas = eps, betas
+        self.step_count = torch.zeros((), device=self.params.device)
+        self.mean, self.square = torch.zeros_like(self.params), torch.zeros_like(self.params)
+
+    def _move(self, learning_rate: float) -> None:
         adam(
             [self.params],
             [self.gradient],
@@ -129,19 +162,30 @@ class Optimiser:
             eps=self.eps,
             maximize=False,
         )
-        return norm
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of the step count and of both moments."""
-        return {name: tensor.clone() for name, tensor in self._state().items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict`; KeyError or ValueError where it is another network's."""
-        for name, tensor in self._state().items():
-            if state[name].shape != tensor.shape:
-                raise ValueError(f"optimiser {name} has {list(state[name].shape)}, this takes {list(tensor.shape)}")
-        for name, tensor in self._state().items():
-            tensor.copy_(state[name])
 
     def _state(self) -> dict[str, Tensor]:
         return {"step_count": self.step_count, "mean": self.mean, "square": self.square}
+
+
+class RMSProp(Optimiser):
+    """RMSProp as A3C shares it (Mnih 2016, section 4): g = a g + (1 - a) d^2, theta -= lr d / sqrt(g + eps).
+
+    g begins at 1, so the first steps are small ones (with 0 they would be the largest of all).
+    """
+
+    def __init__(self, network: nn.Module, eps: float = 1e-5, decay: float = 0.99) -> None:
+        super().__init__(network)
+        self.eps, self.decay = eps, decay
+        self.square = torch.ones_like(self.params)
+
+    def _move(self, learning_rate: float) -> None:
+        self.square.mul_(self.decay).addcmul_(self.gradient, self.gradient, value=1 - self.decay)
+        self.params.addcdiv_(self.gradient, (self.square + self.eps).sqrt_(), value=-learning_rate)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {"square": self.square}
+
+
+def make_optimiser(kind: Literal["adam", "rmsprop"], network: nn.Module, eps: float) -> Optimiser:
+    """The optimiser of that name."""
+    return Adam(network, eps) if kind == "adam" else RMSProp(network, eps)

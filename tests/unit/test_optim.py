@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from core.errors import ConfigError, WeightsCorruptError
-from core.rl.optim import ALIGNMENT, Optimiser, flatten
+from core.rl.optim import ALIGNMENT, Adam, flatten
 
 
 class Net(nn.Module):
@@ -93,7 +93,7 @@ def test_tensors_of_another_dtype_are_refused_by_name(network: Net) -> None:
 def test_three_steps_equal_torchs_adam_and_clipping(network: Net, max_grad_norm: float | None) -> None:
     twin = copy.deepcopy(network)
     theirs = torch.optim.Adam(twin.parameters(), lr=0.01, eps=1e-5)
-    ours = Optimiser(network, eps=1e-5)
+    ours = Adam(network, eps=1e-5)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         x = torch.randn(7, 3, generator=generator)
@@ -109,7 +109,7 @@ def test_three_steps_equal_torchs_adam_and_clipping(network: Net, max_grad_norm:
 
 
 def test_gaps_between_tensors_stay_zero(network: Net) -> None:
-    optimiser = Optimiser(network)
+    optimiser = Adam(network)
     optimiser.step(network(torch.ones(2, 3)).sum(), 0.1)
     flat = flatten(network)
     inside = torch.zeros_like(flat.data)
@@ -121,15 +121,15 @@ def test_gaps_between_tensors_stay_zero(network: Net) -> None:
 
 def test_state_survives_a_round_trip_and_refuses_another_networks(network: Net) -> None:
     x = torch.ones(2, 3)
-    optimiser = Optimiser(network)
+    optimiser = Adam(network)
     optimiser.step(network(x).sum(), 0.1)
     twin = copy.deepcopy(network)
-    resumed = Optimiser(twin)
+    resumed = Adam(twin)
     resumed.load_state_dict(optimiser.state_dict())
     for one, net in ((optimiser, network), (resumed, twin)):
         one.step(net(x).square().sum(), 0.1)
     assert torch.equal(flatten(network).data, flatten(twin).data)
     with pytest.raises(ValueError, match="mean"):
-        Optimiser(nn.Linear(40, 40)).load_state_dict(optimiser.state_dict())
+        Adam(nn.Linear(40, 40)).load_state_dict(optimiser.state_dict())
     with pytest.raises(KeyError):
         resumed.load_state_dict({})
