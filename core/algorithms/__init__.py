@@ -11,8 +11,10 @@ from core.algorithms.actor_critic import ActorCriticAlgorithm
 from core.algorithms.contract import Algorithm
 from core.algorithms.dqn import DQN
 from core.algorithms.impala import Impala
+from core.algorithms.npg import NPG
 from core.algorithms.ppo import PPO
 from core.algorithms.reinforce import Reinforce
+from core.algorithms.trpo import TRPO
 from core.errors import ConfigError
 from core.fields import build, nearest
 
@@ -21,8 +23,10 @@ REGISTRY: dict[str, type[Any]] = {
     "actor_critic": ActorCriticAlgorithm,
     "dqn": DQN,
     "impala": Impala,
+    "npg": NPG,
     "ppo": PPO,
     "reinforce": Reinforce,
+    "trpo": TRPO,
 }
 """Name -> class with an attribute `Config` (a dataclass of settings) that it is made from."""
 

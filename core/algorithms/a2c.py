@@ -106,11 +106,10 @@ def loss(config: A2CConfig, network: ActorCritic, batch: Batch, entropy_coeffici
         targets_TB = advantages_TB + values_TB[:-1]
         if config.normalise_advantages:
             advantages_TB = normalised(advantages_TB, valid_TB)
-    actions = from_env(network.action, batch["action"])
+    log_probs_TB = policy.log_prob(from_env(network.action, batch["action"]))
     return actor_critic_loss(
         policy,
-        actions,
-        advantages_TB,
+        log_probs_TB * advantages_TB,
         values_TB[:-1],
         targets_TB,
         valid_TB,

@@ -6,8 +6,9 @@
                y = r + gamma d sum_a' pi(a'|s') Q(s', a')
                loss = -E[log pi(a|s) Q(s, a)] + c_v E[(Q(s, a) - y)^2] - c_e E[entropy]
 No gradient goes through targets, or through A and Q in the first terms. Unlike a2c, which sums rewards to the unroll's
-end, everything here looks one step ahead: less variance, and all of the critic's bias. Q without a baseline has the
-larger variance of the two; the lecture's algorithm is that, and so it is here.
+end, everything here looks one step ahead: less variance, and all of the critic's bias. Q of the action taken, without a
+baseline, pushes up whatever was tried and soon tries nothing else; since Q knows every action, the default is the same
+expectation without sampling, sum_a pi(a|s) Q(s, a) (Allen 2017). `all_actions: false` is the lecture's form.
 
 Differences from the papers: Adam, batches of rows instead of single steps, an entropy bonus.
 """
@@ -40,6 +41,8 @@ class ActorCriticConfig(OnPolicySettings):
     """Rows of one unroll; it only decides how many steps make a batch."""
     critic: Literal["v", "q"] = "v"
     """A value of states, or one of every action."""
+    all_actions: bool = True
+    """With critic q: the gradient over all actions, which is exact, or with the action that was taken alone."""
     learning_rate: float = bounded(1e-3, above=0)
     """Adam's step size."""
     value_coefficient: float = bounded(0.5, low=0)
@@ -100,19 +103,18 @@ def loss(config: ActorCriticConfig, network: ActorCritic, batch: Batch) -> Losse
         policy, values = network.over(batch)
         values_TB = values[:-1]
         targets_TB = torch.addcmul(rewards_TB, onward_TB, values[1:].detach())
-        weights_TB = targets_TB - values_TB.detach()
+        gains_TB = policy.log_prob(actions) * (targets_TB - values_TB.detach())
     else:
-        everywhere, q = network.over(batch, last_row=True)
-        policy = _discrete(everywhere)
-        expected_TB = (policy.log_probs[1:].exp() * q[1:]).sum(-1).detach()
-        policy = Categorical(policy.log_probs[:-1])
-        values_TB = q[:-1].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        targets_TB = torch.addcmul(rewards_TB, onward_TB, expected_TB)
-        weights_TB = values_TB.detach()
+        everywhere, q_TBA = network.over(batch, last_row=True)
+        probabilities_TBA = _discrete(everywhere).log_probs.exp()
+        policy = Categorical(_discrete(everywhere).log_probs[:-1])
+        expected_TB = (probabilities_TBA * q_TBA.detach()).sum(-1)
+        values_TB = q_TBA[:-1].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        targets_TB = torch.addcmul(rewards_TB, onward_TB, expected_TB[1:].detach())
+        gains_TB = expected_TB[:-1] if config.all_actions else policy.log_prob(actions) * values_TB.detach()
     return actor_critic_loss(
         policy,
-        actions,
-        weights_TB,
+        gains_TB,
         values_TB,
         targets_TB,
         valid_TB,

@@ -114,9 +114,9 @@ def loss(config: ImpalaConfig, network: ActorCritic, batch: Batch) -> Corrected:
     """The corrected loss of a batch of unrolls."""
     valid_TB = batch["valid"].float()
     policy, values_TB = network.over(batch)
-    actions = from_env(network.action, batch["action"])
+    log_probs_TB = policy.log_prob(from_env(network.action, batch["action"]))
     with torch.no_grad():
-        log_ratios_TB = policy.log_prob(actions) - batch["log_prob"]
+        log_ratios_TB = log_probs_TB - batch["log_prob"]
         corrected = vtrace(
             network.rewards(batch),
             batch["discount"],
@@ -131,8 +131,7 @@ def loss(config: ImpalaConfig, network: ActorCritic, batch: Batch) -> Corrected:
         ratios_TB = log_ratios_TB.exp()
     losses = actor_critic_loss(
         policy,
-        actions,
-        corrected.advantages_TB,
+        log_probs_TB * corrected.advantages_TB,
         values_TB[:-1],
         corrected.values_TB,
         valid_TB,

@@ -8,7 +8,7 @@ forward and one argmax a row and does not depend on torch's global random state.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -221,3 +221,19 @@ class Deterministic(NamedTuple):
 
 
 Distribution = Categorical | MultiCategorical | DiagonalGaussian | SquashedGaussian | Deterministic
+
+
+def divergence(one: Distribution, other: Distribution) -> Tensor:
+    """KL(one || other) [...] in nats of two distributions of one kind."""
+    if type(one) is not type(other):
+        raise TypeError(f"no divergence from a {type(one).__name__} to a {type(other).__name__}")
+    found: Tensor = one.kl(other)  # type: ignore[arg-type]
+    return found
+
+
+D = TypeVar("D", bound=Distribution)
+
+
+def detached(distribution: D) -> D:
+    """The same one, through which no gradient goes."""
+    return type(distribution)(*(x.detach() if isinstance(x, Tensor) else x for x in distribution))  # type: ignore[arg-type]

@@ -36,16 +36,15 @@ def normalised(values: Tensor, valid: Tensor) -> Tensor:
 
 def actor_critic_loss(
     policy: Distribution,
-    actions: Tensor,
-    advantages_TB: Tensor,
+    gains_TB: Tensor,
     values_TB: Tensor,
     targets_TB: Tensor,
     valid_TB: Tensor,
     value_coefficient: float,
     entropy_coefficient: float,
 ) -> Losses:
-    """The loss at T x B rows; `values_TB` has T rows here."""
-    policy_loss = -mean(policy.log_prob(actions) * advantages_TB.detach(), valid_TB)
+    """The loss at T x B rows; `values_TB` has T rows here. `gains_TB` is what the policy ascends, log pi(a|s) A."""
+    policy_loss = -mean(gains_TB, valid_TB)
     value_loss = mean((values_TB - targets_TB.detach()).square(), valid_TB)
     entropy = mean(policy.entropy(), valid_TB)
     total = policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy

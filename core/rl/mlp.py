@@ -10,9 +10,10 @@ torch's path. Both give the same numbers up to rounding.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,23 @@ LEAST_PRODUCT = 1 << 20  # multiplications from which oneDNN's faster product ma
 LEAST_TANH = 1 << 13  # outputs from which a fused tanh does
 LEAST_FORWARD = 1 << 18  # multiplications of a forward pass from which choosing a kernel for each layer pays
 LEAST_GRAD = 1 << 21  # and, where a gradient is wanted, a node of the graph that is written in Python
+
+
+_twice = False
+
+
+@contextlib.contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """What is computed in here has second derivatives, too: the fused path, which has not, is left aside.
+
+    For the one thread that learns.
+    """
+    global _twice
+    before, _twice = _twice, True
+    try:
+        yield
+    finally:
+        _twice = before
 
 
 def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
@@ -104,7 +122,8 @@ class MLP(nn.Module):
         """[..., inputs] to [..., outputs]."""
         params, grad = self.params(), torch.is_grad_enabled()
         work = x.numel() // self.inputs * self.work_a_row
-        if HAS_ONEDNN and x.device.type == "cpu" and work >= (LEAST_GRAD if grad else LEAST_FORWARD):
+        large = work >= (LEAST_GRAD if grad else LEAST_FORWARD)
+        if HAS_ONEDNN and large and x.device.type == "cpu" and not (grad and _twice):
             rows = x.reshape(-1, self.inputs)
             if grad:
                 y: Tensor = _Fused.apply(self.activation, rows, *params)  # type: ignore[no-untyped-call]

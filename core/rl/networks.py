@@ -179,6 +179,13 @@ class ActorCritic(nn.Module):
             features = self.critic_body.over(obs, its, valid_TB).flatten(0, 1)
         return policy, self._value(features)
 
+    def policies(self, batch: Mapping[str, Tensor]) -> Distribution:
+        """The policy [T, B] along a batch of unrolls, without the value."""
+        obs = batch["obs"][:-1]
+        if not self.memory:
+            return self.policy(obs)
+        return self._policy(self.body.over(obs, self._split(_first(batch))[0], batch["valid"].float()), obs)
+
     def values(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Values [T + 1, B] along a batch of unrolls."""
         if not self.memory:
