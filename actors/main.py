@@ -25,7 +25,7 @@ from core.errors import DeadlineError, EnvironmentFailedError, TableClosedError,
 from core.rl.optim import flatten
 from core.runspec import RunSpec
 from core.stream import InsertStream
-from core.types import Columns, Task, UnrollHeader
+from core.types import Async, Columns, Task, UnrollHeader
 from protos import learner_pb2 as pb
 
 JOIN_TIMEOUT_S = 60.0
@@ -77,7 +77,7 @@ class Actor:
 
     def __init__(self, client: rpc.Client, address: str, incarnation: int, joined: pb.JoinReply) -> None:
         self._run = run = RunSpec.unpack(joined.run)
-        self._slot, self._round = joined.slot, joined.first_round
+        self._slot, self._round, self._first_round = joined.slot, joined.first_round, joined.first_round
         # the streams stand first: should anything below fail, the learner knows at once that this seat is free
         experience = joined.experience_address or address
         if experience.startswith(":"):
@@ -104,6 +104,7 @@ class Actor:
             patience_s=run.learner_patience_s,
             on_end=self._stream.cancel,
         )
+        self._stream.when_broken(self._weights.fail)
         self._algorithm = make(run.algorithm, run.settings)
         seed = vector.seed_of(run.seed, self._slot, first_round=self._round)
         envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs)
@@ -129,7 +130,7 @@ class Actor:
 
     def _unroll(self) -> bool:
         run, started_s = self._run, time.perf_counter()
-        snapshot = self._weights.take(run.version_of(self._round), LONGEST_ROUND_S)
+        snapshot = self._weights.take(run.version_of(self._round), LONGEST_ROUND_S, self._must_contain())
         if snapshot is None:
             return False
         if snapshot.version != self._version:
@@ -152,6 +153,12 @@ class Actor:
             wait_acks_s=self._waited_acks_s,
         )
         return self._send(header, item)
+
+    def _must_contain(self) -> int | None:
+        """The round that the next weights must have learned from, where the plan says so: the last one sent here."""
+        pace = self._algorithm.plan().pace
+        waits = self._run.lag is None and isinstance(pace, Async) and pace.own_applied
+        return self._round - 1 if waits and self._round > self._first_round else None
 
     def _send(self, header: UnrollHeader, item: Columns) -> bool:
         """Insert an unroll; False where the run is over. Raises what broke either stream for good."""

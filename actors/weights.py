@@ -51,13 +51,14 @@ class WeightsReceiver:
         self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
         self._thread.start()
 
-    def take(self, version: int | None, timeout_s: float) -> pb.Snapshot | None:
+    def take(self, version: int | None, timeout_s: float, contains: int | None = None) -> pb.Snapshot | None:
         """Exactly `version`, or the newest where it is None (which may be one taken before). None: the run is over.
 
-        Raises DeadlineError, WeightsRegressedError, or what broke the stream for good.
+        `contains` is a round of this slot that the weights must have learned from, unless it was dropped. Raises
+        DeadlineError, WeightsRegressedError, or what broke the stream for good.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._may_take(version), timeout_s):
+            if not self._changed.wait_for(lambda: self._may_take(version, contains), timeout_s):
                 wanted = "any version" if version is None else f"version {version}"
                 raise errors.DeadlineError(f"{self._client.peer} published no weights of {wanted} for {timeout_s:g} s")
             if self._error is not None:
@@ -73,9 +74,12 @@ class WeightsReceiver:
             )
         return snapshot
 
-    def _may_take(self, version: int | None) -> bool:
-        over = self._closed or self._finished is not None or self._error is not None
-        return over or (bool(self._snapshots) and (version is None or self._snapshots[-1].version >= version))
+    def _may_take(self, version: int | None, contains: int | None) -> bool:
+        if self._closed or self._finished is not None or self._error is not None:
+            return True
+        if not self._snapshots or (version is not None and self._snapshots[-1].version < version):
+            return False
+        return contains is None or self._snapshots[-1].settled.get(self._slot, -1) >= contains
 
     @property
     def finished(self) -> str | None:
@@ -88,6 +92,13 @@ class WeightsReceiver:
         """What broke the stream for good, once it did."""
         with self._changed:
             return self._error
+
+    def fail(self, error: errors.ShoalError) -> None:
+        """Wake whoever waits with what broke elsewhere: no weights that it waits for can come any more."""
+        with self._changed:
+            if self._finished is None and not self._closed:
+                self._error = self._error or error
+                self._changed.notify_all()
 
     def close(self) -> None:
         """End the stream and wake whoever waits."""

@@ -73,6 +73,7 @@ class InsertStream:
         self._requests: queue.SimpleQueue[Piece | _Ending] | None = None
         self._call: Any = None
         self._error: errors.ShoalError | None = None
+        self._on_broken: Callable[[errors.ShoalError], None] = lambda error: None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"insert-{table}", daemon=True)
         self._thread.start()
@@ -99,6 +100,17 @@ class InsertStream:
         """Wait until everything is acknowledged. Raises DeadlineError."""
         with self._changed:
             self._wait(lambda: not self._unacked, timeout_s)
+
+    def when_broken(self, call: Callable[[errors.ShoalError], None]) -> None:
+        """Have `call` told, by the stream's thread or at once, what broke the stream for good.
+
+        For a caller that waits elsewhere, for what only its own item can bring about.
+        """
+        with self._changed:
+            self._on_broken = call
+            error = self._error
+        if error is not None:
+            call(error)
 
     @property
     def unacknowledged(self) -> int:
@@ -150,9 +162,15 @@ class InsertStream:
         except Exception as error:  # nobody may wait for ever because this thread is gone
             failed = errors.ReplayError(f"the insert stream of {self._open.table!r} failed: {error!r}")
             failed.__cause__ = error
-            with self._changed:
-                self._error = failed
-                self._changed.notify_all()
+            self._break(failed)
+
+    def _break(self, error: errors.ShoalError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+            tell, closed = self._on_broken, self._closed
+        if not closed:
+            tell(error)
 
     def _serve(self) -> None:
         reconnect = Reconnect(self._patience_s, self._clock, _RETRIED)
@@ -164,11 +182,11 @@ class InsertStream:
                     reconnect.stood()
                     reconnect.retried = (*_RETRIED, errors.TableNotFoundError)  # who lost it may make it again
                 pause_s = reconnect.pause_s(error)
-                if pause_s is None:
-                    self._error = error
-                    self._changed.notify_all()
-                    return
-                self._changed.wait_for(lambda: self._closed, pause_s)
+                if pause_s is not None:
+                    self._changed.wait_for(lambda: self._closed, pause_s)
+                    continue
+            self._break(error)
+            return
 
     def _serve_connection(self) -> None:
         requests: queue.SimpleQueue[Piece | _Ending] = queue.SimpleQueue()

@@ -113,9 +113,13 @@ class Lag:
 
 @dataclass(frozen=True)
 class Async:
-    """Actors take the newest weights. Items staler than `max_staleness` are dropped and counted (None: kept)."""
+    """Actors take the newest weights. Items staler than `max_staleness` are dropped and counted (None: kept).
+
+    With `own_applied` an actor waits for weights that contain what it sent last (or for its being dropped).
+    """
 
     max_staleness: int | None = None
+    own_applied: bool = False
 
 
 @dataclass(frozen=True)

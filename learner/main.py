@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def run(config: Config, *, sockets: Sequence[str] = (), replay_address: str | No
 def resolve(config: Config, plan: Plan) -> Plan:
     """The plan at the configured pace. Raises ConfigError for one that the table cannot keep."""
     lag = config.policy_lag
-    pace = plan.pace if lag == "auto" else Async() if lag == "async" else Lag(lag)
+    pace: Lag | Async = plan.pace
+    if lag != "auto" and not (lag == "async" and isinstance(pace, Async)):
+        pace = Async() if lag == "async" else Lag(lag)
     if isinstance(plan.table, Replay) and plan.table.max_times_sampled and isinstance(pace, Lag):
         raise ConfigError(
             f"policy_lag: with a fixed lag of {lag} the number of updates is arithmetic, and items that leave after "
@@ -144,7 +146,7 @@ class Learner:
             self._progress,
             self._recorder,
             self._evaluator,
-            publish=lambda version, env_steps: services.publish(version, env_steps, self._flat.snapshot()),
+            publish=self._publisher(services),
             save=self._save,
             status=services.status,
         )
@@ -163,6 +165,12 @@ class Learner:
             self._recorder.tick(services.status, force=True)
             self._summarise(reason, trainer)
         print(f"the run is over: {reason}", flush=True)
+
+    def _publisher(self, services: Services) -> Callable[[int, int], None]:
+        """What hands a version on; with what it contains of each actor, where the actors wait for that."""
+        pace = self._plan.pace
+        settled = self._progress.settled if isinstance(pace, Async) and pace.own_applied else None
+        return lambda version, env_steps: services.publish(version, env_steps, self._flat.snapshot(), settled)
 
     def _summarise(self, reason: str, trainer: Trainer) -> None:
         status = self._services.status() if self._services else Status()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from core.types import Result, UnrollHeader
@@ -57,6 +57,7 @@ class Progress:
     algorithm: dict[str, float] = field(default_factory=dict)
     times: Times = field(default_factory=Times)
     started_s: float | None = None
+    settled: dict[int, int] = field(default_factory=dict)
     _returns: deque[float] = field(default_factory=lambda: deque(maxlen=EPISODES))
     _lengths: deque[int] = field(default_factory=lambda: deque(maxlen=EPISODES))
     evaluated_version: int | None = None
@@ -98,6 +99,11 @@ class Progress:
         if self._settle:
             self._settle -= 1
             self._segment = None if self._settle else (self.now_s(), self.env_steps)
+
+    def settle(self, headers: Iterable[UnrollHeader]) -> None:
+        """These unrolls are learned from in this round, or were dropped: each slot's newest one is in `settled`."""
+        for header in headers:
+            self.settled[header.slot] = max(header.round, self.settled.get(header.slot, -1))
 
     def waited(self, wait_s: float) -> None:
         """Nothing came for so long."""

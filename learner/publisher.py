@@ -7,20 +7,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from core.types import Array
 from protos import learner_pb2 as pb
 
 
-def encode(learner_incarnation: int, version: int, env_steps: int, params: Array, manifest: str) -> bytes:
-    """One version as a WeightsReply, ready for the wire. Called by the training thread."""
+def encode(
+    learner_incarnation: int,
+    version: int,
+    env_steps: int,
+    params: Array,
+    manifest: str,
+    settled: Mapping[int, int] | None = None,
+) -> bytes:
+    """One version as a WeightsReply, ready for the wire. Called by the training thread.
+
+    `settled`: slot -> its newest round that these params contain, or that was dropped.
+    """
     snapshot = pb.Snapshot(
         learner_incarnation=learner_incarnation,
         version=version,
         env_steps=env_steps,
         params=params.tobytes(),
         manifest=manifest,
+        settled=settled,
     )
     return pb.WeightsReply(snapshot=snapshot).SerializeToString()
 

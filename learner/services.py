@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -140,9 +140,9 @@ class Services:
         """Where batches come from."""
         return self._fetch or QueueFetch(self._coordinator, self._loop)
 
-    def publish(self, version: int, env_steps: int, params: Array) -> None:
+    def publish(self, version: int, env_steps: int, params: Array, settled: Mapping[int, int] | None = None) -> None:
         """Encode a version here and hand it to the loop."""
-        encoded = encode(self._incarnation, version, env_steps, params, self._manifest)
+        encoded = encode(self._incarnation, version, env_steps, params, self._manifest, settled)
         self._loop.post(self._coordinator.publish, version, encoded)
 
     def finish(self, reason: str) -> None:

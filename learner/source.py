@@ -24,7 +24,7 @@ from learner.coordinator import Coordinator
 class Delivery:
     """What the loop trains on: a batch on the device, or none (no update is due, or only news), and headers.
 
-    `keys` [n] are those of the batch's items in a replay table.
+    `keys` [n] are those of the batch's items in a replay table, `dropped` the headers of unrolls that were too stale.
     """
 
     batch: dict[str, torch.Tensor] | None
@@ -32,6 +32,7 @@ class Delivery:
     is_round: bool = True
     limiter_wait_s: float = 0.0
     keys: Array | None = None
+    dropped: Sequence[UnrollHeader] = ()
 
 
 class Fetch(Protocol):
@@ -127,7 +128,7 @@ class QueueFetch:
         batch = self._coordinator.batches.get()
         if batch is None:
             return None
-        return batch.columns if batch.headers else None, Delivery(None, batch.headers)
+        return batch.columns if batch.headers else None, Delivery(None, batch.headers, dropped=batch.dropped)
 
     def set_priorities(self, keys: Array, priorities: Array) -> None:
         """A queue has none."""

@@ -85,6 +85,7 @@ class Trainer:
     def _take(self, delivery: Delivery, wait_s: float) -> None:
         progress = self._progress
         progress.received(delivery.headers, wait_s, delivery.limiter_wait_s)
+        progress.settle((*delivery.headers, *delivery.dropped))
         self._recorder.received(delivery.headers)
         if not delivery.is_round:
             return

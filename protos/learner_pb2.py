@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/learner.proto\x12\x08shoal.v1\"y\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\x18\n\x0bwanted_slot\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_wanted_slot\"\x86\x01\n\tJoinReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x1b\n\x13learner_incarnation\x18\x02 \x01(\x04\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_round\x18\x04 \x01(\x03\x12\x1a\n\x12\x65xperience_address\x18\x05 \x01(\t\x12\x0b\n\x03run\x18\x06 \x01(\x0c\"j\n\x0eWeightsRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x14\n\x0c\x66rom_version\x18\x04 \x01(\x03\x12\r\n\x05\x65very\x18\x05 \x01(\x08\"m\n\x08Snapshot\x12\x1b\n\x13learner_incarnation\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tenv_steps\x18\x03 \x01(\x03\x12\x0e\n\x06params\x18\x04 \x01(\x0c\x12\x10\n\x08manifest\x18\x05 \x01(\t\"U\n\x0cWeightsReply\x12&\n\x08snapshot\x18\x01 \x01(\x0b\x32\x12.shoal.v1.SnapshotH\x00\x12\x12\n\x08\x66inished\x18\x02 \x01(\tH\x00\x42\t\n\x07message\"\x14\n\x12LearnerInfoRequest\"C\n\tActorInfo\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\"Y\n\x0bTableWaiter\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x10\n\x08waited_s\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x9d\x02\n\x10LearnerInfoReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x38\n\x07\x66igures\x18\x04 \x03(\x0b\x32\'.shoal.v1.LearnerInfoReply.FiguresEntry\x12\x12\n\nbottleneck\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x06 \x01(\t\x12#\n\x06\x61\x63tors\x18\x07 \x03(\x0b\x32\x13.shoal.v1.ActorInfo\x12&\n\x07waiters\x18\x08 \x03(\x0b\x32\x15.shoal.v1.TableWaiter\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xbe\x01\n\x07Learner\x12\x32\n\x04Join\x12\x15.shoal.v1.JoinRequest\x1a\x13.shoal.v1.JoinReply\x12=\n\x07Weights\x12\x18.shoal.v1.WeightsRequest\x1a\x16.shoal.v1.WeightsReply0\x01\x12@\n\x04Info\x12\x1c.shoal.v1.LearnerInfoRequest\x1a\x1a.shoal.v1.LearnerInfoReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/learner.proto\x12\x08shoal.v1\"y\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x03\x12\x18\n\x0bwanted_slot\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_wanted_slot\"\x86\x01\n\tJoinReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x1b\n\x13learner_incarnation\x18\x02 \x01(\x04\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_round\x18\x04 \x01(\x03\x12\x1a\n\x12\x65xperience_address\x18\x05 \x01(\t\x12\x0b\n\x03run\x18\x06 \x01(\x0c\"j\n\x0eWeightsRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x14\n\x0c\x66rom_version\x18\x04 \x01(\x03\x12\r\n\x05\x65very\x18\x05 \x01(\x08\"\xcf\x01\n\x08Snapshot\x12\x1b\n\x13learner_incarnation\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tenv_steps\x18\x03 \x01(\x03\x12\x0e\n\x06params\x18\x04 \x01(\x0c\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12\x30\n\x07settled\x18\x06 \x03(\x0b\x32\x1f.shoal.v1.Snapshot.SettledEntry\x1a.\n\x0cSettledEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"U\n\x0cWeightsReply\x12&\n\x08snapshot\x18\x01 \x01(\x0b\x32\x12.shoal.v1.SnapshotH\x00\x12\x12\n\x08\x66inished\x18\x02 \x01(\tH\x00\x42\t\n\x07message\"\x14\n\x12LearnerInfoRequest\"C\n\tActorInfo\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\"Y\n\x0bTableWaiter\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x10\n\x08waited_s\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x9d\x02\n\x10LearnerInfoReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x38\n\x07\x66igures\x18\x04 \x03(\x0b\x32\'.shoal.v1.LearnerInfoReply.FiguresEntry\x12\x12\n\nbottleneck\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x06 \x01(\t\x12#\n\x06\x61\x63tors\x18\x07 \x03(\x0b\x32\x13.shoal.v1.ActorInfo\x12&\n\x07waiters\x18\x08 \x03(\x0b\x32\x15.shoal.v1.TableWaiter\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xbe\x01\n\x07Learner\x12\x32\n\x04Join\x12\x15.shoal.v1.JoinRequest\x1a\x13.shoal.v1.JoinReply\x12=\n\x07Weights\x12\x18.shoal.v1.WeightsRequest\x1a\x16.shoal.v1.WeightsReply0\x01\x12@\n\x04Info\x12\x1c.shoal.v1.LearnerInfoRequest\x1a\x1a.shoal.v1.LearnerInfoReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.learner_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SNAPSHOT_SETTLEDENTRY']._loaded_options = None
+  _globals['_SNAPSHOT_SETTLEDENTRY']._serialized_options = b'8\001'
   _globals['_LEARNERINFOREPLY_FIGURESENTRY']._loaded_options = None
   _globals['_LEARNERINFOREPLY_FIGURESENTRY']._serialized_options = b'8\001'
   _globals['_JOINREQUEST']._serialized_start=34
@@ -39,20 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINREPLY']._serialized_end=292
   _globals['_WEIGHTSREQUEST']._serialized_start=294
   _globals['_WEIGHTSREQUEST']._serialized_end=400
-  _globals['_SNAPSHOT']._serialized_start=402
-  _globals['_SNAPSHOT']._serialized_end=511
-  _globals['_WEIGHTSREPLY']._serialized_start=513
-  _globals['_WEIGHTSREPLY']._serialized_end=598
-  _globals['_LEARNERINFOREQUEST']._serialized_start=600
-  _globals['_LEARNERINFOREQUEST']._serialized_end=620
-  _globals['_ACTORINFO']._serialized_start=622
-  _globals['_ACTORINFO']._serialized_end=689
-  _globals['_TABLEWAITER']._serialized_start=691
-  _globals['_TABLEWAITER']._serialized_end=780
-  _globals['_LEARNERINFOREPLY']._serialized_start=783
-  _globals['_LEARNERINFOREPLY']._serialized_end=1068
-  _globals['_LEARNERINFOREPLY_FIGURESENTRY']._serialized_start=1022
-  _globals['_LEARNERINFOREPLY_FIGURESENTRY']._serialized_end=1068
-  _globals['_LEARNER']._serialized_start=1071
-  _globals['_LEARNER']._serialized_end=1261
+  _globals['_SNAPSHOT']._serialized_start=403
+  _globals['_SNAPSHOT']._serialized_end=610
+  _globals['_SNAPSHOT_SETTLEDENTRY']._serialized_start=564
+  _globals['_SNAPSHOT_SETTLEDENTRY']._serialized_end=610
+  _globals['_WEIGHTSREPLY']._serialized_start=612
+  _globals['_WEIGHTSREPLY']._serialized_end=697
+  _globals['_LEARNERINFOREQUEST']._serialized_start=699
+  _globals['_LEARNERINFOREQUEST']._serialized_end=719
+  _globals['_ACTORINFO']._serialized_start=721
+  _globals['_ACTORINFO']._serialized_end=788
+  _globals['_TABLEWAITER']._serialized_start=790
+  _globals['_TABLEWAITER']._serialized_end=879
+  _globals['_LEARNERINFOREPLY']._serialized_start=882
+  _globals['_LEARNERINFOREPLY']._serialized_end=1167
+  _globals['_LEARNERINFOREPLY_FIGURESENTRY']._serialized_start=1121
+  _globals['_LEARNERINFOREPLY_FIGURESENTRY']._serialized_end=1167
+  _globals['_LEARNER']._serialized_start=1170
+  _globals['_LEARNER']._serialized_end=1360
 # @@protoc_insertion_point(module_scope)

@@ -51,18 +51,27 @@ class WeightsRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., incarnation: _Optional[int] = ..., slot: _Optional[int] = ..., from_version: _Optional[int] = ..., every: _Optional[bool] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("learner_incarnation", "version", "env_steps", "params", "manifest")
+    __slots__ = ("learner_incarnation", "version", "env_steps", "params", "manifest", "settled")
+    class SettledEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     LEARNER_INCARNATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
     PARAMS_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
     learner_incarnation: int
     version: int
     env_steps: int
     params: bytes
     manifest: str
-    def __init__(self, learner_incarnation: _Optional[int] = ..., version: _Optional[int] = ..., env_steps: _Optional[int] = ..., params: _Optional[bytes] = ..., manifest: _Optional[str] = ...) -> None: ...
+    settled: _containers.ScalarMap[int, int]
+    def __init__(self, learner_incarnation: _Optional[int] = ..., version: _Optional[int] = ..., env_steps: _Optional[int] = ..., params: _Optional[bytes] = ..., manifest: _Optional[str] = ..., settled: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class WeightsReply(_message.Message):
     __slots__ = ("snapshot", "finished")

@@ -132,7 +132,7 @@ class InsertStream:
             if whole is not None:
                 header = wire.read_header(whole.payload)
                 size = self._reader.size(header)
-                _check_told(whole.head.header, size)
+                _check_told(whole.head.header, size, "valid" in self._hosted.table.signature.columns)
                 columns = await self._decode(whole.payload, header, announced)
                 told = wire.header_from_proto(whole.head.header)
                 _check_env_steps(told, columns)
@@ -168,13 +168,17 @@ def _has_ended(reading: asyncio.Future[None], table: Table, life: tuple[int, int
     return failed or table.next_seq(*life) == table.next_seq_sent(*life)
 
 
-def _check_told(header: pb.UnrollHeader, size: Size) -> None:
-    """Numbers that are kept must be such as an unroll of that size can have. SchemaError."""
+def _check_told(header: pb.UnrollHeader, size: Size, counted: bool) -> None:
+    """Numbers that are kept must be such as an unroll of that size can have. SchemaError.
+
+    Items without a column `valid` are made of unrolls (a gradient, returns), whose rows are not `counted` here.
+    """
     if not 0 <= header.round <= MOST_ROUND:
         raise SchemaError(f"the header says round {header.round}; rounds are from 0 to {MOST_ROUND}")
-    most = size[0] * size[1]
+    most = size[0] * size[1] if counted else header.env_steps
     if len(header.episodes) > most:
-        raise SchemaError(f"the header has {len(header.episodes)} episodes, its {most} rows end {most} at most")
+        what = "rows" if counted else "env steps"
+        raise SchemaError(f"the header has {len(header.episodes)} episodes, its {most} {what} end {most} at most")
 
 
 def _check_env_steps(header: UnrollHeader, columns: Columns) -> None:

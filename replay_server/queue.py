@@ -21,10 +21,14 @@ from replay_server.table import Size, Table
 
 
 class QueueBatch(NamedTuple):
-    """Unrolls side by side: columns [rows + extra_rows, N x B, ...], and the N headers in the same order."""
+    """Unrolls side by side: columns [rows + extra_rows, N x B, ...], and the N headers in the same order.
+
+    `dropped` are the headers of those that were too stale since the batch before.
+    """
 
     columns: dict[str, Array]
     headers: tuple[UnrollHeader, ...]
+    dropped: tuple[UnrollHeader, ...] = ()
 
 
 @dataclass
@@ -180,6 +184,7 @@ class FifoQueue(Table):
         self._items: deque[tuple[UnrollHeader, Columns]] = deque()
         self._inserted = self._taken = self._held_bytes = 0
         self.dropped = 0
+        self._untold: list[UnrollHeader] = []
 
     def may_insert(self, slot: int, incarnation: int, rows: int, envs: int, env_steps: int) -> bool:
         """Whether there is room for one more unroll, however many env_steps it has."""
@@ -213,6 +218,8 @@ class FifoQueue(Table):
             kept = deque(item for item in self._items if newest_version - item[0].version <= max_staleness)
             self.dropped += len(self._items) - len(kept)
             if len(kept) < len(self._items):
+                stale = (header for header, _ in self._items if newest_version - header.version > max_staleness)
+                self._untold.extend(stale)
                 self._items = kept
                 self._held_bytes = sum(_nbytes(columns) for _, columns in kept)
         return len(self._items) >= n
@@ -236,7 +243,8 @@ class FifoQueue(Table):
             for _, columns in taken:
                 _put(target, at, columns[name])
                 at += columns[name].shape[1]
-        return QueueBatch(joined, tuple(header for header, _ in taken))
+        dropped, self._untold = tuple(self._untold), []
+        return QueueBatch(joined, tuple(header for header, _ in taken), dropped)
 
     def stats(self) -> TableStats:
         """Counters; items are unrolls."""

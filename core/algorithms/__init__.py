@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.algorithms.a2c import A2C
+from core.algorithms.a3c import A3C
 from core.algorithms.actor_critic import ActorCriticAlgorithm
 from core.algorithms.contract import Algorithm
 from core.algorithms.dqn import DQN
@@ -20,6 +21,7 @@ from core.fields import build, nearest
 
 REGISTRY: dict[str, type[Any]] = {
     "a2c": A2C,
+    "a3c": A3C,
     "actor_critic": ActorCriticAlgorithm,
     "dqn": DQN,
     "impala": Impala,

@@ -37,6 +37,7 @@ class Flat:
         room = [-(-tensor.numel() // ALIGNMENT) * ALIGNMENT for _, tensor in named]
         starts = [0, *itertools.accumulate(room)]
         self._layout = [(name, start, tensor.shape) for (name, tensor), start in zip(named, starts, strict=False)]
+        self._starts = starts
         self.data = torch.zeros(starts[-1], device=named[0][1].device)
         self.params = self.data[: starts[len(list(network.parameters()))]]
         for (_, tensor), view in zip(named, self.views(self.data), strict=True):
@@ -51,6 +52,10 @@ class Flat:
             for _, start, shape in self._layout
             if start + shape.numel() <= like_data.numel()
         ]
+
+    def end_of(self, tensors: int) -> int:
+        """Where the first so many tensors end in `data`."""
+        return self._starts[tensors]
 
     def holds(self, network: nn.Module) -> bool:
         """Whether the network's tensors are still views of `data` (moving it to another device ends that)."""
@@ -88,6 +93,21 @@ def flatten(network: nn.Module) -> Flat:
     if flat is None or not flat.holds(network):
         flat = _FLATS[network] = Flat(network)
     return flat
+
+
+def flat_gradient(loss: Tensor, network: nn.Module, learned: nn.Module) -> Tensor:
+    """The gradient of `loss`, laid out as the first part of `flatten(network).params` as far as `learned` reaches.
+
+    The parameters of `learned` are the network's first ones.
+    """
+    flat, parameters = flatten(network), list(learned.parameters())
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    end = flat.end_of(len(parameters))
+    gradient = torch.zeros(end, device=flat.data.device)
+    for view, part in zip(flat.views(gradient), found, strict=True):
+        if part is not None:
+            view.copy_(part)
+    return gradient
 
 
 class Optimiser:
