@@ -15,7 +15,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from core.errors import ConfigError
 
@@ -45,8 +45,10 @@ def bounded(
 class Settings:
     """Base of a frozen dataclass of settings: its fields are checked, however it is made.
 
-    Raises ConfigError with every problem.
+    Raises ConfigError with every problem. `elsewhere` has names that people look for here and what to do instead.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -133,8 +135,12 @@ class _Reader:
             self.problems.append(f"{path}: must be a section of names and values, not {given!r}")
             given = {}
         fields = {field.name: (field, kind) for field, kind in _fields(cls)}
-        for name in (join(path, str(key)) for key in given if key not in fields):
-            self.problems.append(f"{name}: no such setting{nearest(name, self.known)}")
+        for key in given:
+            name = join(path, str(key))
+            if key in getattr(cls, "elsewhere", {}):
+                self.problems.append(f"{name}: {cls.elsewhere[key]}")  # type: ignore[attr-defined]
+            elif key not in fields:
+                self.problems.append(f"{name}: no such setting{nearest(name, self.known)}")
         values: dict[str, Any] = {}
         for name, (field, kind) in fields.items():
             if name in given:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from core import wire
 from core.algorithms import dqn
+from core.algorithms.dqn_settings import DQNConfig
 from core.rl.distributions import Categorical
 from core.rl.mlp import MLP
 from core.rl.networks import ActorCritic
@@ -101,7 +102,7 @@ def optimiser() -> None:
 
 def targets() -> None:
     batches = 64
-    config = dqn.DQNConfig(target_update_interval=batches)
+    config = DQNConfig(target_update_interval=batches)
     algorithm = dqn.DQN(config)
     network = QNetwork(CARTPOLE, config, config.dueling)
     state = algorithm.state(network)

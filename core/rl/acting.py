@@ -19,6 +19,8 @@ from core.specs import ActionSpec
 from core.types import Array, Policy, Step, Task
 
 T = TypeVar("T")
+MANY = 1 << 62
+"""So many numbers are spread evenly over any number of actions, but for a share of 2^-50."""
 
 
 def to_env(action: ActionSpec, actions: Tensor) -> Tensor:
@@ -77,22 +79,38 @@ def sampling(network: ActorCritic | PolicyNetwork, task: Task, rows: int, *, rec
     return policy
 
 
-def epsilon_greedy(network: QNetwork, task: Task, epsilon: float, rows: int) -> Policy:
-    """The action of highest Q, or with probability `epsilon` (0 without `task.explore`) a uniform one."""
-    rng, n, start = task.rng(), network.action.n, network.action.start
+def epsilon_greedy(network: QNetwork, task: Task, epsilon: float | Callable[[int], Array], rows: int) -> Policy:
+    """The legal action of highest Q, or with probability `epsilon` (0 without `task.explore`) a uniform legal one.
+
+    `epsilon` may be a function from a number of environments to each one's own, [B].
+    """
+    rng, start = task.rng(), network.action.start
+    high = network.action.n if network.legal is None else MANY
 
     def draw(shape: tuple[int, ...]) -> Iterable[tuple[Array, Array]]:
         many = (rows, *shape)
-        return zip(rng.random(many, np.float32) < epsilon, rng.integers(0, n, many), strict=True)
+        share = epsilon(*shape) if callable(epsilon) else epsilon
+        return zip(rng.random(many, np.float32) < share, rng.integers(0, high, many), strict=True)
 
     dice = _rows(draw)
 
     def policy(obs: Array, memory: object) -> Step:
         with torch.inference_mode():
-            action: Array = network(torch.from_numpy(obs)).argmax(-1).numpy()
+            observed = torch.from_numpy(obs)
+            action: Array = network.among_legal(network(observed), observed).argmax(-1).numpy()
         if task.explore:
             explores, uniform = dice((len(obs),))
+            if network.legal is not None:
+                uniform = _among(network.legal(observed).numpy(), uniform)
             action = np.where(explores, uniform, action)
         return Step(action + start if start else action, {}, memory)
 
     return policy
+
+
+def _among(legal: Array, uniform: Array) -> Array:
+    """From uniform numbers [B] below MANY, each the index of a uniform legal action; `legal` [B, A]."""
+    counts = legal.sum(-1)
+    wanted = uniform % np.maximum(counts, 1)
+    found: Array = (legal.cumsum(-1) > wanted[:, None]).argmax(-1)
+    return found

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 Activation = Literal["tanh", "relu"]
 
-_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": torch.ops.aten.tanh_backward,
     "relu": lambda gradient, outputs: torch.ops.aten.threshold_backward(gradient, outputs, 0),
@@ -60,7 +60,7 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "no
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
         return y
     y = functional.linear(x, weight, bias)
-    return y if activation == "none" else _PLAIN[activation](y)
+    return y if activation == "none" else PLAIN[activation](y)
 
 
 def _layers(activation: str, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
@@ -131,5 +131,5 @@ class MLP(nn.Module):
                 y = _layers(self.activation, rows, params)[-1]
             return y.view(*x.shape[:-1], -1)
         for i in range(0, len(params) - 2, 2):
-            x = _PLAIN[self.activation](functional.linear(x, params[i], params[i + 1]))
+            x = PLAIN[self.activation](functional.linear(x, params[i], params[i + 1]))
         return functional.linear(x, params[-2], params[-1])

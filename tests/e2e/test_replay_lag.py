@@ -19,7 +19,7 @@ UNIFORM = (
     *("dqn.unroll_length=8", "dqn.hidden=[16]", "dqn.batch_size=16", f"dqn.min_size={MIN_SIZE}", "dqn.n_step=3"),
     *("dqn.replay_capacity=400", "dqn.updates_per_env_step=0.3", "evaluation.episodes=2"),
 )
-PRIORITISED = (*UNIFORM, "dqn.prioritised=true", "dqn.actor_priorities=true")
+PRIORITISED = (*UNIFORM, "dqn.replay=prioritised", "dqn.actor_priorities=true")
 
 
 def arguments(lag: str, settings: tuple[str, ...], env_steps: int = 1200) -> list[str]:

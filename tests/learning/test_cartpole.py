@@ -17,7 +17,7 @@ WORST = 100_000
 MEDIAN = {"ppo": 40_000, "dqn": 60_000}
 
 
-PRIORITISED = {"policy_lag": 1, "dqn.prioritised": True, "dqn.actor_priorities": True}
+PRIORITISED = {"policy_lag": 1, "dqn.replay": "prioritised", "dqn.actor_priorities": True}
 
 
 def solved_at(algorithm: str, seed: int, folder: Path, settings: dict[str, Any] | None = None) -> int:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from core.algorithms.dqn import DQN, DQNConfig, State, value_targets, windows
+from core.algorithms.dqn import DQN, State, value_targets, windows
+from core.algorithms.dqn_settings import DQNConfig
 from core.errors import ConfigError
 from core.rl.optim import flatten
 from core.rl.qnetworks import QNetwork
+from core.rl.settings import NetworkSettings
 from core.specs import ActionSpec, ArraySpec, EnvSpec
 from core.types import Array, Context, Replay, Task
 
@@ -154,9 +156,19 @@ def test_n_step_windows_bootstrap_where_the_episode_goes_on() -> None:
     assert factors.tolist() == [0.125, 0, 0.5]
 
 
+class Literal(QNetwork):
+    """Says what it is told, whatever it observes."""
+
+    def __init__(self, q: list[list[float]]) -> None:
+        super().__init__(SPEC, NetworkSettings(hidden=(1,)), dueling=False)
+        self.said = torch.tensor(q)
+
+    def returns(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.said.unsqueeze(-1)
+
+
 def test_value_targets_literal() -> None:
-    online: Any = lambda obs: torch.tensor([[1.0, 9.0], [9.0, 1.0]])  # noqa: E731
-    target: Any = lambda obs: torch.tensor([[4.0, 2.0], [4.0, 8.0]])  # noqa: E731
+    online, target = Literal([[1.0, 9.0], [9.0, 1.0]]), Literal([[4.0, 2.0], [4.0, 8.0]])
     obs, returns, factors = torch.zeros(2, 3), torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.0])
     plain = value_targets(dqn().config, online, target, obs, returns, factors)
     double = value_targets(dqn(double=True).config, online, target, obs, returns, factors)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from core.algorithms import make
-from core.algorithms.dqn import DQN, DQNConfig, initial_priorities
+from core.algorithms.dqn import DQN, initial_priorities
+from core.algorithms.dqn_settings import DQNConfig
 from core.algorithms.signature import item_signature
 from core.errors import ConfigError
 from core.rl.importance import importance_weights
@@ -37,8 +38,9 @@ def test_importance_weights_are_literal_and_at_most_1() -> None:
 def test_one_step_by_hand_with_importance_weights() -> None:
     spec = EnvSpec("Test-v0", ArraySpec((1,), "float32"), ActionSpec("discrete", ArraySpec((), "int64"), n=2))
     settings: dict[str, Any] = {"hidden": (), "batch_size": 2, "min_size": 2, "gamma": 0.0, "huber": False}
+    settings["target_update_interval"] = 0
     algorithm = DQN(
-        DQNConfig(prioritised=True, importance_exponent=0.0, learning_rate=0.1, max_grad_norm=None, **settings)
+        DQNConfig(replay="prioritised", importance_exponent=0.0, learning_rate=0.1, max_grad_norm=None, **settings)
     )
     network = algorithm.network(spec)
     flatten(network).data.zero_()
@@ -66,7 +68,7 @@ def test_the_exponent_reaches_1_with_the_budget() -> None:
     probability = torch.tensor([0.1, 0.2, 0.3, 0.4] * 2, dtype=torch.float64)
     losses = []
     for env_steps, weights in ((0, [1, 2**-0.4, 3**-0.4, 4**-0.4]), (100, [1, 1 / 2, 1 / 3, 1 / 4])):
-        algorithm = dqn(prioritised=True)
+        algorithm = dqn(replay="prioritised")
         network = new_network(algorithm)
         got = algorithm.update(
             network, algorithm.state(network), {**batch_of(), "probability": probability}, context(env_steps)
@@ -88,7 +90,7 @@ def loss_of_one(batch: dict[str, torch.Tensor], item: int) -> float:
 
 @pytest.mark.parametrize("settings", [{}, {"double": True}, {"n_step": 3}])
 def test_priorities_come_in_the_order_of_the_items_over_all_batches(settings: dict[str, Any]) -> None:
-    algorithm = dqn(prioritised=True, learning_rate=1e-12, **settings)
+    algorithm = dqn(replay="prioritised", learning_rate=1e-12, **settings)
     network = new_network(algorithm)
     batch = batch_of(5 * 8, algorithm.config.n_step)
     batch["valid"][1:][batch["discount"][:-1] == 0] = 0  # below a termination is a reset row
@@ -168,7 +170,7 @@ def slow_priority(config: DQNConfig, network: QNetwork, unroll: Columns, t: int,
 @pytest.mark.parametrize("n_step", [1, 3, 9])
 @pytest.mark.parametrize("seed", range(4))
 def test_actors_compute_td_errors_as_a_slow_loop_does(n_step: int, seed: int) -> None:
-    algorithm = dqn(prioritised=True, actor_priorities=True, n_step=n_step, gamma=0.9)
+    algorithm = dqn(replay="prioritised", actor_priorities=True, n_step=n_step, gamma=0.9)
     network = new_network(algorithm)
     unroll = unroll_of(6, 5, seed)
     item = algorithm.item(network, unroll, TASK)
@@ -181,7 +183,7 @@ def test_actors_compute_td_errors_as_a_slow_loop_does(n_step: int, seed: int) ->
 
 
 def test_the_last_rows_wait_for_the_next_unroll_unless_the_episode_ends_in_them() -> None:
-    algorithm = dqn(prioritised=True, actor_priorities=True, n_step=3)
+    algorithm = dqn(replay="prioritised", actor_priorities=True, n_step=3)
     unroll = unroll_of(5, 3, 0)
     unroll["valid"][:], unroll["discount"][:] = 1, 1
     unroll["discount"][4, 1] = 0  # terminated: nothing beyond the unroll counts
@@ -192,7 +194,7 @@ def test_the_last_rows_wait_for_the_next_unroll_unless_the_episode_ends_in_them(
 
 def test_the_signature_has_the_actors_column_and_the_plan_says_how_to_draw() -> None:
     algorithm = make(
-        "dqn", {"hidden": [8], "prioritised": True, "actor_priorities": True, "priority_exponent": 0.7, "n_step": 5}
+        "dqn", {"hidden": [8], "replay": "prioritised", "actor_priorities": True, "priority_exponent": 0.7, "n_step": 5}
     )
     signature = item_signature(algorithm, algorithm.network(SPEC), SPEC, envs=2)
     assert signature.columns["priority"] == ColumnSpec(ArraySpec((), "float32"))
