@@ -11,6 +11,8 @@ from core.algorithms.a3c import A3C
 from core.algorithms.actor_critic import ActorCriticAlgorithm
 from core.algorithms.contract import Algorithm
 from core.algorithms.dqn import DQN
+from core.algorithms.es import ES
+from core.algorithms.finite_difference import FiniteDifference
 from core.algorithms.impala import Impala
 from core.algorithms.npg import NPG
 from core.algorithms.ppo import PPO
@@ -24,6 +26,8 @@ REGISTRY: dict[str, type[Any]] = {
     "a3c": A3C,
     "actor_critic": ActorCriticAlgorithm,
     "dqn": DQN,
+    "es": ES,
+    "finite_difference": FiniteDifference,
     "impala": Impala,
     "npg": NPG,
     "ppo": PPO,

@@ -10,22 +10,22 @@ import torch
 
 from core.algorithms import REGISTRY, make
 from core.algorithms.contract import Algorithm
-from core.algorithms.signature import item_signature
+from core.algorithms.signature import item_signature, unroll_signature
 from core.errors import ConfigError
 from core.fields import plain
 from core.rl.optim import flatten
-from core.specs import ActionSpec, ArraySpec, EnvSpec
-from core.types import Context, Plan, Replay, Result, Task
+from core.specs import ActionSpec, ArraySpec, EnvSpec, Signature
+from core.types import Context, Plan, Replay, Result, Rows, Task
 
 SPEC = EnvSpec("Test-v0", ArraySpec((5,), "float32"), ActionSpec("discrete", ArraySpec((), "int64"), n=3, start=1))
 ENVS = 4
 TASK = Task(seed=1, slot=0, slots=2, round=3)
-HIDDEN = {"hidden": [16]}
+SETTINGS: dict[str, dict[str, Any]] = {"finite_difference": {"hidden": [], "directions": "random", "step": 1.0}}
 
 
 @pytest.fixture(params=sorted(REGISTRY))
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
-    return make(request.param, HIDDEN)
+    return make(request.param, SETTINGS.get(request.param, {"hidden": [16]}))
 
 
 def new_network(algorithm: Algorithm, seed: int = 0) -> Any:
@@ -36,12 +36,22 @@ def new_network(algorithm: Algorithm, seed: int = 0) -> Any:
 
 
 def batch_of(algorithm: Algorithm, network: Any, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random columns as the algorithm's table would hand them out."""
+    """Random columns as the algorithm's table would hand them out: a replay table's windows, or an actor's item."""
     rng = np.random.default_rng(seed)
-    signature, table = item_signature(algorithm, network, SPEC, ENVS), algorithm.plan().table
-    rows, envs = signature.max_rows, signature.max_envs
+    table, collect = algorithm.plan().table, algorithm.plan().collect
     if isinstance(table, Replay):
-        rows, envs = table.before + table.after, table.batch_size * table.batches_per_round
+        signature = item_signature(algorithm, network, SPEC, ENVS)
+        return random_columns(signature, table.before + table.after, table.batch_size * table.batches_per_round, rng)
+    step = algorithm.policy(network, TASK)(np.zeros((ENVS, 5), np.float32), None)
+    behaviour = {name: ArraySpec(column.shape[1:], column.dtype.name) for name, column in step.columns.items()}
+    rows = min(collect.rows if isinstance(collect, Rows) else collect.max_rows, 32)
+    signature = unroll_signature(SPEC, behaviour, rows, ENVS)
+    unroll = {name: column.numpy() for name, column in random_columns(signature, rows, ENVS, rng).items()}
+    item = algorithm.item(network, unroll, TASK._replace(round=seed))
+    return {name: torch.from_numpy(np.array(column)) for name, column in item.items()}
+
+
+def random_columns(signature: Signature, rows: int, envs: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
     batch: dict[str, torch.Tensor] = {}
     for name, column in signature.columns.items():
         shape = (rows + column.extra_rows, envs, *column.array.shape)
