@@ -22,6 +22,7 @@ from core import rpc
 from core.algorithms import make
 from core.compression import crosses_network
 from core.errors import DeadlineError, EnvironmentFailedError, TableClosedError, UnavailableError, WeightsCorruptError
+from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.runspec import RunSpec
 from core.stream import InsertStream
@@ -105,9 +106,10 @@ class Actor:
             on_end=self._stream.cancel,
         )
         self._stream.when_broken(self._weights.fail)
+        import_modules(run.imports)
         self._algorithm = make(run.algorithm, run.settings)
         seed = vector.seed_of(run.seed, self._slot, first_round=self._round)
-        envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs)
+        envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs, run.env_wrappers)
         spec = vector.spec_of(run.env, envs)
         self._network = self._algorithm.network(spec)
         self._flat = flatten(self._network)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from core import envs as vector
+from core.atari import LIFE_LOST
 from core.errors import EnvironmentFailedError
 from core.specs import EnvSpec
 from core.types import Array, Columns, Episode, Episodes, Policy, Rows
@@ -29,14 +30,15 @@ class Unroller:
         self._behaviour: dict[str, Array] = {}
         self._ended_before = np.zeros(B, bool)
         self._total, self._length = np.zeros(B), np.zeros(B, np.int64)
-        self._memory: object = None
+        self._memory: Array | None = None
         self._next_obs = self._reset(seed)
 
     def collect(self, policy: Policy) -> tuple[Columns, list[Episode]]:
         """One unroll and the episodes that ended in it.
 
         Columns: obs [T+1, B, ...], action [T, B, ...], reward and discount float32, valid uint8 [T, B], and those of
-        the policy. They are views into this unroller and hold until the next call. Raises EnvironmentFailedError.
+        the policy; one that remembers gets `memory` [1, B, M], its memory at the first row. They are views into this
+        unroller and hold until the next call. Raises EnvironmentFailedError.
         """
         whole = isinstance(self._collect, Episodes)
         if whole:
@@ -44,6 +46,7 @@ class Unroller:
             self._ended_before[:] = False
             self._total[:], self._length[:] = 0.0, 0
         self._obs[0] = self._next_obs
+        remembered = self._memory
         left = np.full(self._envs.num_envs, self._collect.per_env) if isinstance(self._collect, Episodes) else None
         valid = np.zeros(self._action.shape[:2], bool)
         rows = 0
@@ -53,6 +56,8 @@ class Unroller:
             if left is not None:
                 valid[rows] &= left > 0
             self._row(rows, policy)
+            if self._memory is not None:  # what the reset row would remember is not handed on
+                self._memory = self._memory * valid[rows, :, None]
             rows += 1
             if left is not None:
                 left -= self._ended[rows - 1] & (left > 0)
@@ -60,6 +65,8 @@ class Unroller:
                     break
         self._ended_before, self._next_obs = self._ended[rows - 1].copy(), self._obs[rows].copy()
         columns = self._columns(rows, valid[:rows])
+        if self._memory is not None and not whole:
+            columns["memory"] = np.zeros_like(self._memory)[None] if remembered is None else remembered[None]
         self._check(columns)
         return columns, self._episodes(columns, self._ended[:rows])
 
@@ -72,7 +79,7 @@ class Unroller:
                 self._behaviour[name] = np.zeros((self._rows, *column.shape), column.dtype)
             self._behaviour[name][t] = column
         try:
-            next_obs, reward, terminated, truncated, _ = self._envs.step(
+            next_obs, reward, terminated, truncated, info = self._envs.step(
                 vector.clip_action(self._action[t], self._spec.action)
             )
         except Exception as error:
@@ -82,8 +89,10 @@ class Unroller:
             ) from error
         self._obs[t + 1], self._reward[t], self._terminated[t] = next_obs, reward, terminated
         np.logical_or(terminated, truncated, out=self._ended[t])
+        if LIFE_LOST in info:
+            self._terminated[t] |= info[LIFE_LOST]
 
-    def _columns(self, rows: int, valid: Array) -> Columns:
+    def _columns(self, rows: int, valid: Array) -> dict[str, Array]:
         reward = self._reward[:rows]
         reward *= valid
         return {

@@ -95,9 +95,13 @@ class Config(Settings):
     algorithm: str = "ppo"
     """Name in the registry of core/algorithms."""
     env: str = "CartPole-v1"
-    """Gymnasium's id of the environment."""
+    """Gymnasium's id of the environment, package.module:factory, or a registered name."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for the environment's constructor."""
+    env_wrappers: tuple[str, ...] = ()
+    """Wrappers of each single environment, the innermost first: names of gymnasium's, or package.module:Class."""
+    imports: tuple[str, ...] = ()
+    """Modules of your own that every process imports by name: what they register can be used."""
     seed: int = bounded(1, low=0, high=(1 << 63) - 1)
     """All randomness of the run is derived from it."""
     env_steps: int = bounded(500_000, low=1)

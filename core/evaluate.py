@@ -37,6 +37,8 @@ def evaluate(
         obs, reward, terminated, truncated, _ = envs.step(vector.clip_action(step.action, spec.action))
         total += np.where(ended, 0.0, reward)
         length += ~ended
+        if memory is not None:
+            memory = memory * ~ended[:, None]  # the row on which an environment resets hands nothing on
         ended = terminated | truncated
         for b in np.flatnonzero(ended):
             if left[b] and not np.isfinite(total[b]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class RunSpec:
     settings: Mapping[str, Any]
     env: str
     env_kwargs: Mapping[str, Any]
+    env_wrappers: Sequence[str]
+    imports: Sequence[str]
     envs_per_actor: int
     slots: int
     seed: int

@@ -35,7 +35,7 @@ class Evaluator:
         started_s = time.perf_counter()
         config, episodes = self._config, self._config.evaluation.episodes
         if self._envs is None:
-            self._envs = vector.make(config.env, min(episodes, MAX_ENVS), config.env_kwargs)
+            self._envs = vector.make(config.env, min(episodes, MAX_ENVS), config.env_kwargs, config.env_wrappers)
         self._flat.load(flat.snapshot())
         task = Task(config.seed, 0, 1, self._count, env_steps, config.env_steps, explore=False)
         seed = vector.seed_of(config.seed, self._count, vector.EVALUATION)

@@ -27,6 +27,7 @@ from core.config import Config
 from core.errors import CheckpointError, ConfigError, DivergedError
 from core.http import MetricsServer
 from core.metrics import Metrics
+from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.types import Async, Lag, Plan, Replay
 from learner.evaluation import Evaluator
@@ -49,6 +50,7 @@ def run(config: Config, *, sockets: Sequence[str] = (), replay_address: str | No
     if config.run_dir is None:
         raise ConfigError("run_dir: the learner needs a run directory; pass --run-dir")
     run_dir = Path(config.run_dir)
+    import_modules(config.imports)
     algorithm = make(config.algorithm, config.settings)
     plan = resolve(config, algorithm.plan())
     external = isinstance(plan.table, Replay) and config.replay == "process"
@@ -90,7 +92,7 @@ class Learner:
         self._config, self._run_dir, self._algorithm, self._plan = config, run_dir, algorithm, plan
         self._device = _device(config)
         torch.set_num_threads(config.learner_threads or max(1, _cores() - config.actors))
-        envs = vector.make(config.env, 1, config.env_kwargs)
+        envs = vector.make(config.env, 1, config.env_kwargs, config.env_wrappers)
         self._spec = vector.spec_of(config.env, envs)
         envs.close()
         torch.manual_seed(config.seed)
@@ -199,6 +201,8 @@ class Learner:
             "settings": dict(self._config.settings),
             "env": self._config.env,
             "env_kwargs": dict(self._config.env_kwargs),
+            "env_wrappers": list(self._config.env_wrappers),
+            "imports": list(self._config.imports),
             "env_spec": self._spec.to_plain(),
             "manifest": self._flat.manifest(),
             "seed": self._config.seed,

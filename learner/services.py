@@ -228,7 +228,12 @@ class Services:
 
     def _run_spec(self) -> RunSpec:
         config = self._config
-        plain: dict[str, Any] = {"settings": dict(config.settings), "env_kwargs": dict(config.env_kwargs)}
+        plain: dict[str, Any] = {
+            "settings": dict(config.settings),
+            "env_kwargs": dict(config.env_kwargs),
+            "env_wrappers": list(config.env_wrappers),
+            "imports": list(config.imports),
+        }
         return RunSpec(
             algorithm=config.algorithm,
             env=config.env,

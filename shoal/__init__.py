@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         WireError,
     )
     from shoal.policy import Policy, load
+    from shoal.registry import register
     from shoal.replay_client import ReplayClient
     from shoal.training import RunResult, train
 
@@ -54,6 +55,7 @@ _HOMES = {
     "Policy": "shoal.policy",
     "load": "shoal.policy",
     "ReplayClient": "shoal.replay_client",
+    "register": "shoal.registry",
 } | dict.fromkeys(("RunResult", "train"), "shoal.training")
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "WireError",
     "__version__",
     "load",
+    "register",
     "train",
 ]
 

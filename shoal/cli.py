@@ -259,6 +259,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         ("--listen", "HOST:PORT", "where the learner listens for actors"),
     ):
         group.add_argument(flag, metavar=metavar, help=text)
+    group.add_argument(
+        "--import",
+        action="append",
+        dest="imports",
+        metavar="MODULE",
+        help="a module of your own that every process imports; may be given again",
+    )
     group.add_argument("--config", type=Path, metavar="FILE", help="settings as a YAML file")
     group.add_argument(
         "--set",

@@ -48,7 +48,7 @@ def play(policy: Policy, episodes: int, seed: int) -> Evaluation:
     """Play `episodes` greedy episodes; their seeds are never those of training."""
     if episodes < 1:
         raise ConfigError(f"--episodes {episodes}: at least 1 is needed")
-    envs = vector.make(policy.env, min(episodes, MAX_ENVS), policy.env_kwargs)
+    envs = vector.make(policy.env, min(episodes, MAX_ENVS), policy.env_kwargs, policy.env_wrappers)
     try:
         played = evaluate(policy.as_function(), envs, policy.spec, episodes, _seed(seed))
     finally:
@@ -62,7 +62,7 @@ def film(policy: Policy, folder: Path, seed: int) -> tuple[Path, Episode]:
     Raises ConfigError where the environment cannot draw itself.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # no screen is looked for, and none complained about
-    envs = vector.make(policy.env, 1, {**policy.env_kwargs, "render_mode": "rgb_array"})
+    envs = vector.make(policy.env, 1, {**policy.env_kwargs, "render_mode": "rgb_array"}, policy.env_wrappers)
     fps = int(envs.metadata.get("render_fps") or FILM_FPS)
     every = max(1, round(fps / FILM_FPS))
     frames: list[Image] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from core import algorithms
 from core import checkpoint as checkpoints
 from core.envs import clip_action
 from core.errors import CheckpointError, ConfigError
+from core.packing import pack
+from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.specs import EnvSpec
 from core.types import Array, Task
@@ -31,6 +34,8 @@ class Policy:
         """What the policy observes and does."""
         self.env: str = meta["env"]
         self.env_kwargs: dict[str, Any] = dict(meta.get("env_kwargs") or {})
+        self.env_wrappers: list[str] = list(meta.get("env_wrappers") or ())
+        import_modules(meta.get("imports") or ())
         self.env_steps: int = int(meta["env_steps"])
         """How long it had been trained."""
         self.version: int = int(meta["version"])
@@ -38,6 +43,7 @@ class Policy:
         self._network = self._algorithm.network(self.spec)
         flatten(self._network).load(source.tensors["network"].numpy())
         self._acts: dict[bool, Act] = {}
+        self._memory: Any = None
 
     def __repr__(self) -> str:
         return f"<Policy {self.algorithm} on {self.env} after {self.env_steps:,} env steps: {self.path}>"
@@ -45,9 +51,11 @@ class Policy:
     def act(self, obs: Any, *, explore: bool = False) -> Array:
         """The action for one observation [...], or the actions [B, ...] for a batch [B, ...], within the bounds.
 
-        Greedy, unless `explore` asks for the exploration of training. Raises ValueError for another shape, NaN and inf.
+        Greedy, unless `explore` asks for the exploration of training. Observations of several parts are given as a dict
+        by the parts' names. A policy with a memory keeps it from call to call: `reset` it where an episode begins.
+        Raises ValueError for another shape, NaN and inf, KeyError for a missing part.
         """
-        observations = np.array(obs, self.spec.observation.dtype, order="C")  # a copy: torch wants it writable
+        observations = self._array(obs)
         shape = self.spec.observation.shape
         single = observations.shape == shape
         if not single and observations.shape[1:] != shape:
@@ -60,8 +68,27 @@ class Policy:
             where = tuple(int(i[0]) for i in np.nonzero(~finite))
             raise ValueError(f"the observation given for {self.env} holds {observations[where]} at index {where}")
         rows = observations[None] if single else observations
-        actions = clip_action(self.as_function(explore)(rows, None).action, self.spec.action)
+        if self._memory is not None and len(self._memory) != len(rows):
+            raise ValueError(
+                f"the policy remembers {len(self._memory)} episodes, got {len(rows)} observations: call reset() first"
+            )
+        step = self.as_function(explore)(rows, self._memory)
+        self._memory = step.memory
+        actions = clip_action(step.action, self.spec.action)
         return np.asarray(actions[0] if single else actions)
+
+    def reset(self) -> None:
+        """Forget: the next observations begin episodes. Only policies with a memory (recurrent) need it."""
+        self._memory = None
+
+    def _array(self, obs: Any) -> Array:
+        """A copy (torch wants it writable) of one observation or a batch, packed where it has several parts."""
+        parts = self.spec.parts
+        if not parts or not isinstance(obs, Mapping):
+            return np.array(obs, self.spec.observation.dtype, order="C")
+        leading = np.shape(obs[parts[0].name])
+        leading = leading[: len(leading) - len(parts[0].array.shape)]
+        return pack(obs, parts, self.spec.observation.size, leading)
 
     def as_function(self, explore: bool = False) -> Act:
         """The policy as algorithms make it: (obs [B, ...], memory) -> Step."""

@@ -13,6 +13,7 @@ from core.errors import ConfigError
 FLAGS: Mapping[str, str] = {
     "algorithm": "algorithm",
     "env": "env",
+    "imports": "imports",
     "actors": "actors",
     "envs_per_actor": "envs_per_actor",
     "env_steps": "env_steps",
@@ -46,7 +47,11 @@ def read(
 def _all_problems(file: Path | None, given: Mapping[str, Any], sets: Sequence[str]) -> list[str]:
     """Those of the tree, and those of the algorithm's section."""
     from core.algorithms import REGISTRY, make
+    from core.plugins import import_modules
 
+    config, _ = configuration.read(file, given, sets)
+    if config is not None:
+        import_modules(config.imports)
     config, problems = configuration.read(file, given, sets, algorithms=REGISTRY)
     if config is not None and config.algorithm in REGISTRY:
         try:

@@ -76,6 +76,7 @@ def train(
     *,
     algorithm: str | None = None,
     env: str | None = None,
+    imports: Sequence[str] | None = None,
     actors: int | None = None,
     envs_per_actor: int | None = None,
     env_steps: int | None = None,

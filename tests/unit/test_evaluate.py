@@ -42,8 +42,10 @@ class KnownVector:
 def play(envs: KnownVector, episodes: int, spec: EnvSpec = SPEC) -> list[tuple[float, int]]:
     def policy(obs: Array, memory: Any) -> Step:
         assert obs.dtype == np.float32
+        memory = np.zeros_like(obs) if memory is None else memory
+        np.testing.assert_array_equal(memory, obs)  # steps since the last reset
         shape = (len(obs), *spec.action.array.shape)
-        return Step(np.full(shape, 5.0 if spec.action.kind == "box" else 1), {}, (memory or 0) + 1)
+        return Step(np.full(shape, 5.0 if spec.action.kind == "box" else 1), {}, memory + 1)
 
     return [tuple(e) for e in evaluate(policy, cast(vector.Env, envs), spec, episodes, 17)]  # type: ignore[misc]
 

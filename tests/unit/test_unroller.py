@@ -88,10 +88,10 @@ def action_of(obs: Any) -> int:
 
 
 def policy(obs: Array, memory: Any) -> Step:
-    """A function of the observation; counts its rows in its memory."""
-    rows = (memory or 0) + 1
+    """A function of the observation; counts the rows of an episode in its memory [B, 1]."""
+    memory = np.ones((len(obs), 1), np.float32) if memory is None else memory + np.float32(1)
     action = np.array([action_of(o) for o in obs])
-    return Step(action, {"seen": obs[:, 1].copy(), "rows": np.full(len(obs), rows)}, rows)
+    return Step(action, {"seen": obs[:, 1].copy(), "rows": memory[:, 0].astype(np.int64)}, memory)
 
 
 def slow(env: int) -> Iterator[Row]:
@@ -124,18 +124,23 @@ def test_unrolls_put_end_to_end_are_the_slow_simulations_rows(num_envs: int, row
     unrolls = [copied(collector.collect(policy)[0]) for _ in range(42 // rows)]
     for former, latter in itertools.pairwise(unrolls):
         np.testing.assert_array_equal(former["obs"][-1], latter["obs"][0])
-    whole = {name: np.concatenate([u[name][:rows] for u in unrolls]) for name in unrolls[0]}
+        after = np.where(former["valid"][-1] == 1, former["rows"][-1], 0)  # a reset row hands nothing on
+        assert latter["memory"].tolist() == [[[n] for n in after]]
+    assert unrolls[0]["memory"].tolist() == [[[0.0]] * num_envs]
+    whole = {name: np.concatenate([u[name][:rows] for u in unrolls]) for name in unrolls[0] if name != "memory"}
     assert {name: c.shape for name, c in whole.items() if name != "obs"} == {
         name: (42, num_envs) for name in ("action", "reward", "discount", "valid", "seen", "rows")
     }
     for b in range(num_envs):
+        remembered = 0
         for t, row in enumerate(itertools.islice(slow(b), 42)):
+            assert whole["rows"][t, b] == remembered + 1, (t, b)
+            remembered = (remembered + 1) * row.valid
             assert whole["obs"][t, b].tolist() == list(row.obs), (t, b)
             assert whole["action"][t, b] == row.action
             assert whole["reward"][t, b] == np.float32(row.reward)
             assert (whole["discount"][t, b], whole["valid"][t, b]) == (row.discount, row.valid), (t, b)
             assert whole["seen"][t, b] == row.obs[1]
-    assert whole["rows"][:, 0].tolist() == list(range(1, 43))  # the memory runs on
     assert {whole[name].dtype.name for name in ("reward", "discount")} == {"float32"}
     assert [whole[name].dtype.name for name in ("valid", "obs", "action")] == ["uint8", "float32", "int64"]
     discounts, valid = whole["discount"], whole["valid"]
@@ -188,7 +193,8 @@ def test_whole_episodes_begin_with_a_reset_and_end_with_the_longest() -> None:
         assert not (columns["reward"] * (1 - columns["valid"])).any()
         assert sorted(e.length for e in episodes) == sorted(lengths.ravel())
         assert sum(e.total_reward for e in episodes) == pytest.approx(float(columns["reward"].sum(dtype=np.float64)))
-        assert columns["rows"][0, 0] == 1, n  # a fresh memory
+        assert columns["rows"][0, 0] == 1, n  # a fresh memory, which nobody needs to be told
+        assert "memory" not in columns
     assert envs.seeds == [11, None, None, None]
 
 
