@@ -15,6 +15,7 @@ import traceback
 
 import numpy as np
 
+from actors.replayer import Replayer
 from actors.unroller import Unroller
 from actors.weights import WeightsReceiver
 from core import envs as vector
@@ -26,7 +27,7 @@ from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.runspec import RunSpec
 from core.stream import InsertStream
-from core.types import Async, Columns, Task, UnrollHeader
+from core.types import Async, Columns, Recorded, Task, UnrollHeader
 from protos import learner_pb2 as pb
 
 JOIN_TIMEOUT_S = 60.0
@@ -118,7 +119,12 @@ class Actor:
                 f"this actor's network for {run.env!r} differs from the learner's (manifest {self._flat.manifest()} "
                 f"against {run.manifest}): the same Shoal, torch and environment versions are needed on both sides"
             )
-        self._unroller = Unroller(envs, spec, self._algorithm.plan().collect, seed)
+        collect = self._algorithm.plan().collect
+        self._unroller: Unroller | Replayer
+        if isinstance(collect, Recorded):
+            self._unroller = Replayer(spec, collect, run.envs_per_actor, self._slot, run.slots, seed)
+        else:
+            self._unroller = Unroller(envs, spec, collect, seed)
         self._envs = envs
         self._version = -1
         self._waited_acks_s = 0.0

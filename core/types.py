@@ -72,6 +72,14 @@ class Episodes:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """Collect nothing: hand out a Minari dataset in unrolls of `rows` rows, over and over, each actor its share."""
+
+    dataset: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class Queue:
     """Items are unrolls, each used once. `items` is how many make a batch in async mode (in lag mode: the cohort)."""
 
@@ -84,7 +92,8 @@ class Replay:
 
     In async pace a round draws `batches_per_round` batches of `batch_size` items and does one update with each; with a
     fixed lag it draws as many as `updates_per_env_step` asks for. With `prioritised`, items are drawn with probability
-    priority^`priority_exponent` / sum. An item leaves after `max_times_sampled` draws (0: never).
+    priority^`priority_exponent` / sum. An item leaves after `max_times_sampled` draws (0: never). With `evict` false
+    nothing ever makes room for something newer: the learner makes the table as large as the run's budget.
     """
 
     capacity: int
@@ -97,6 +106,7 @@ class Replay:
     prioritised: bool = False
     priority_exponent: float = 0.6
     max_times_sampled: int = 0
+    evict: bool = True
 
     @property
     def samples_per_insert(self) -> float:
@@ -126,7 +136,7 @@ class Async:
 class Plan:
     """How an algorithm's experience is collected, stored and paced: all that the services read of it."""
 
-    collect: Rows | Episodes
+    collect: Rows | Episodes | Recorded
     table: Queue | Replay
     pace: Lag | Async
 

@@ -6,6 +6,7 @@ The main thread trains. `LoopThread` runs the services' event loop; `Source` fet
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
@@ -29,7 +30,7 @@ from core.http import MetricsServer
 from core.metrics import Metrics
 from core.plugins import import_modules
 from core.rl.optim import flatten
-from core.types import Async, Lag, Plan, Replay
+from core.types import Async, Episodes, Lag, Plan, Recorded, Replay, Rows
 from learner.evaluation import Evaluator
 from learner.progress import Progress
 from learner.recorder import Recorder
@@ -39,6 +40,8 @@ from learner.status import Status
 from learner.trainer import INTERRUPTED, Trainer
 
 logger = logging.getLogger(__name__)
+IN_FLIGHT_UNROLLS = 16
+"""Of each actor, that a table which never evicts has room for beyond the budget: under way when the run ends."""
 
 
 def run(config: Config, *, sockets: Sequence[str] = (), replay_address: str | None = None, resume: bool = False) -> int:
@@ -82,7 +85,15 @@ def resolve(config: Config, plan: Plan) -> Plan:
             f"policy_lag: with a fixed lag of {lag} the number of updates is arithmetic, and items that leave after "
             f"{plan.table.max_times_sampled} draws may leave nothing to draw from. Use --policy-lag async"
         )
-    return Plan(plan.collect, plan.table, pace)
+    table = plan.table
+    if isinstance(table, Replay) and not table.evict:
+        in_flight = IN_FLIGHT_UNROLLS * config.actors * config.envs_per_actor * _rows(plan.collect)
+        table = dataclasses.replace(table, capacity=config.env_steps + in_flight)
+    return Plan(plan.collect, table, pace)
+
+
+def _rows(collect: Rows | Episodes | Recorded) -> int:
+    return collect.max_rows if isinstance(collect, Episodes) else collect.rows
 
 
 class Learner:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         WeightsRegressedError,
         WireError,
     )
+    from shoal.collecting import collect
     from shoal.policy import Policy, load
     from shoal.registry import register
     from shoal.replay_client import ReplayClient
@@ -56,6 +57,7 @@ _HOMES = {
     "load": "shoal.policy",
     "ReplayClient": "shoal.replay_client",
     "register": "shoal.registry",
+    "collect": "shoal.collecting",
 } | dict.fromkeys(("RunResult", "train"), "shoal.training")
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "WeightsRegressedError",
     "WireError",
     "__version__",
+    "collect",
     "load",
     "register",
     "train",

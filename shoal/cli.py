@@ -136,6 +136,24 @@ def plot(arguments: Arguments) -> int:
     return 0
 
 
+def collect(arguments: Arguments) -> int:
+    """Play episodes with a trained policy and keep them as a Minari dataset."""
+    from shoal.collecting import collect as write
+
+    found = write(
+        arguments.run,
+        arguments.out,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        explore=arguments.explore,
+        checkpoint=arguments.checkpoint,
+    )
+    print(
+        f"{found.dataset_id}: {found.episodes:,} episodes, {found.steps:,} steps, mean return {found.mean_return:,.1f}"
+    )
+    return 0
+
+
 def status(arguments: Arguments) -> int:
     """Ask a running learner or replay server how it is."""
     host, _, port = arguments.address.rpartition(":")
@@ -230,6 +248,14 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", default="best", metavar="NAME", help="best (default), latest or a checkpoint's folder"
     )
     this.add_argument("--video", action="store_true", help="write an animated GIF of one episode into RUN/videos")
+
+    this = command("collect", collect)
+    this.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    this.add_argument("--out", required=True, metavar="NAME", help="of the dataset, such as cartpole/expert-v0")
+    this.add_argument("--episodes", type=int, default=100, metavar="N")
+    this.add_argument("--seed", type=int, default=0, metavar="N")
+    this.add_argument("--explore", action="store_true", help="explore as in training instead of acting greedily")
+    this.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), latest or its folder")
 
     this = command("plot", plot)
     this.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")

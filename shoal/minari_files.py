@@ -13,11 +13,11 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from core.datasets import minari as _minari
 from core.errors import ConfigError, ReplayError, SchemaError
 from core.mapped import MappedRing
 from core.types import Array
@@ -85,7 +85,7 @@ def export(
     }
     counts = {"episodes": 0, "steps": 0, "truncated": 0, "incomplete": 0}
     dataset = None
-    with _whole_or_nothing(dataset_id):
+    with whole_or_nothing(dataset_id):
         for chunk in _chunks(piece for strand in strands(ring) for piece in episodes(strand)):
             buffers = [_buffer(piece) for piece in chunk]
             if dataset is None:
@@ -232,16 +232,8 @@ def _wanted(columns: dict[str, Array], writer: Writer) -> dict[str, Array]:
 # ---------------------------------------------------------------------------------------------------- minari
 
 
-def _minari() -> ModuleType:
-    try:
-        importlib.import_module("h5py")
-        return importlib.import_module("minari")
-    except ImportError as error:
-        raise ConfigError(f"Minari datasets need minari and h5py ({error}): pip install 'shoal[datasets]'") from error
-
-
 @contextlib.contextmanager
-def _whole_or_nothing(dataset_id: str) -> Iterator[None]:
+def whole_or_nothing(dataset_id: str) -> Iterator[None]:
     """Turns what Minari refuses into ConfigError, keeps its advice on metadata quiet, leaves no half of a dataset."""
     paths = importlib.import_module("minari.storage.datasets_root_dir")
     try:

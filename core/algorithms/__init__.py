@@ -9,7 +9,9 @@ from typing import Any
 from core.algorithms.a2c import A2C
 from core.algorithms.a3c import A3C
 from core.algorithms.actor_critic import ActorCriticAlgorithm
+from core.algorithms.bc import BC
 from core.algorithms.contract import Algorithm
+from core.algorithms.dagger import Dagger
 from core.algorithms.dqn import DQN
 from core.algorithms.es import ES
 from core.algorithms.finite_difference import FiniteDifference
@@ -25,6 +27,8 @@ REGISTRY: dict[str, type[Any]] = {
     "a2c": A2C,
     "a3c": A3C,
     "actor_critic": ActorCriticAlgorithm,
+    "bc": BC,
+    "dagger": Dagger,
     "dqn": DQN,
     "es": ES,
     "finite_difference": FiniteDifference,

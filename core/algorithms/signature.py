@@ -13,7 +13,7 @@ import numpy as np
 
 from core.algorithms.contract import Algorithm
 from core.specs import ArraySpec, ColumnSpec, EnvSpec, Signature
-from core.types import Array, Rows, Task
+from core.types import Array, Episodes, Rows, Task
 
 MEMORY = "memory"
 """Column [1, B, M] of a recurrent policy's memory at the unroll's first row; it has no other rows."""
@@ -35,7 +35,7 @@ def unroll_signature(spec: EnvSpec, behaviour: Mapping[str, ArraySpec], rows: in
 def item_signature(algorithm: Algorithm, network: Any, spec: EnvSpec, envs: int) -> Signature:
     """The signature of the algorithm's items from an actor with `envs` environments. Leaves the network as it was."""
     collect = algorithm.plan().collect
-    rows = collect.rows if isinstance(collect, Rows) else collect.max_rows
+    rows = collect.max_rows if isinstance(collect, Episodes) else collect.rows
     task = Task(seed=0, slot=0, slots=1, round=0)
     step = algorithm.policy(network, task)(np.zeros((envs, *spec.observation.shape), spec.observation.dtype), None)
     behaviour = {name: _spec(column, axes=1) for name, column in step.columns.items()}

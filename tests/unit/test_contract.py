@@ -15,7 +15,7 @@ from core.errors import ConfigError
 from core.fields import plain
 from core.rl.optim import flatten
 from core.specs import ActionSpec, ArraySpec, EnvSpec, Signature
-from core.types import Context, Plan, Replay, Result, Rows, Task
+from core.types import Context, Episodes, Plan, Replay, Result, Task
 
 SPEC = EnvSpec("Test-v0", ArraySpec((5,), "float32"), ActionSpec("discrete", ArraySpec((), "int64"), n=3, start=1))
 ENVS = 4
@@ -44,7 +44,7 @@ def batch_of(algorithm: Algorithm, network: Any, seed: int = 0) -> dict[str, tor
         return random_columns(signature, table.before + table.after, table.batch_size * table.batches_per_round, rng)
     step = algorithm.policy(network, TASK)(np.zeros((ENVS, 5), np.float32), None)
     behaviour = {name: ArraySpec(column.shape[1:], column.dtype.name) for name, column in step.columns.items()}
-    rows = min(collect.rows if isinstance(collect, Rows) else collect.max_rows, 32)
+    rows = min(collect.max_rows if isinstance(collect, Episodes) else collect.rows, 32)
     signature = unroll_signature(SPEC, behaviour, rows, ENVS)
     unroll = {name: column.numpy() for name, column in random_columns(signature, rows, ENVS, rng).items()}
     item = algorithm.item(network, unroll, TASK._replace(round=seed))
