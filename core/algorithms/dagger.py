@@ -28,6 +28,9 @@ from core.rl.schedules import linear
 from core.specs import EnvSpec
 from core.types import Array, Async, Columns, Context, Plan, Policy, Result, Rows, Step, Task
 
+EXPERT_STREAM = 1 << 31
+"""Added to the slot for the coins of the mixture; slots are smaller, so they are nobody else's."""
+
 
 @dataclass(frozen=True)
 class DaggerConfig(ImitationSettings):
@@ -71,7 +74,7 @@ class Dagger:
         beta = linear(self.config.beta_start, 0.0, task.env_steps / self.config.beta_anneal_env_steps)
         if not (task.explore and beta):
             return student
-        rng = np.random.Generator(task.rng().bit_generator.jumped())  # apart from what the student draws
+        rng = task._replace(slot=task.slot + EXPERT_STREAM).rng()  # apart from what the student draws
         expert = self.expert
 
         def policy(obs: Array, memory: Array | None) -> Step:

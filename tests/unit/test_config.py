@@ -66,7 +66,7 @@ def test_the_preset_is_that_of_the_chosen_algorithm_and_environment(tmp_path: Pa
 @pytest.mark.parametrize(("algorithm", "env"), PRESETS)
 def test_presets_hold_known_names_and_allowed_values(algorithm: str, env: str) -> None:
     loaded = load(None, {"algorithm": algorithm, "env": env})
-    assert loaded.settings == PRESETS[algorithm, env][algorithm]
+    assert loaded.settings == PRESETS[algorithm, env].get(algorithm, {})
     assert build(REGISTRY[algorithm].Config, loaded.settings, algorithm)[1] == []
 
 

@@ -1,7 +1,7 @@
 """What every algorithm must keep: an algorithm is tested by being registered."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,36 @@ from core.errors import ConfigError
 from core.fields import plain
 from core.rl.optim import flatten
 from core.specs import ActionSpec, ArraySpec, EnvSpec, Signature
-from core.types import Context, Episodes, Plan, Replay, Result, Task
+from core.types import Array, Context, Episodes, Plan, Replay, Result, Task
+from tests.unit.recording import write_dataset
 
 SPEC = EnvSpec("Test-v0", ArraySpec((5,), "float32"), ActionSpec("discrete", ArraySpec((), "int64"), n=3, start=1))
 ENVS = 4
 TASK = Task(seed=1, slot=0, slots=2, round=3)
-SETTINGS: dict[str, dict[str, Any]] = {"finite_difference": {"hidden": [], "directions": "random", "step": 1.0}}
+DATASET = "test/contract-v0"
+NEEDED = {"bc": {"dataset": DATASET}, "dagger": {"expert": "tests.unit.test_contract:second_action"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dagger": {"hidden": [16], "beta_start": 0.0},
+    "finite_difference": {"hidden": [], "directions": "random", "step": 1.0},
+}
+
+
+def second_action(obs: Array) -> Array:
+    return np.full(len(obs), 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Minari dataset of the environment, for what learns from one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+        write_dataset(DATASET, SPEC, [7, 3])
+        yield
 
 
 @pytest.fixture(params=sorted(REGISTRY))
 def algorithm(request: pytest.FixtureRequest) -> Algorithm:
-    return make(request.param, SETTINGS.get(request.param, {"hidden": [16]}))
+    return make(request.param, {**NEEDED.get(request.param, {}), **SETTINGS.get(request.param, {"hidden": [16]})})
 
 
 def new_network(algorithm: Algorithm, seed: int = 0) -> Any:
@@ -162,7 +181,7 @@ def test_a_resumed_state_goes_on_as_the_uninterrupted_one(algorithm: Algorithm) 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_settings_survive_the_way_through_plain_values(name: str) -> None:
-    settings = plain(REGISTRY[name].Config())
+    settings = plain(REGISTRY[name].Config(**NEEDED.get(name, {})))
     algorithm: Any = make(name, settings)
     assert plain(algorithm.config) == settings
 
@@ -170,7 +189,7 @@ def test_settings_survive_the_way_through_plain_values(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_all_problems_of_the_settings_are_told_at_once(name: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        make(name, {"learning_rat": 1, "gamma": 2, "unroll_length": "long"})
+        make(name, {**NEEDED.get(name, {}), "learning_rat": 1, "gamma": 2, "unroll_length": "long"})
     assert len(refused.value.problems) == 3
     assert f"did you mean '{name}.learning_rate'?" in str(refused.value)
 
