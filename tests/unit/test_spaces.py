@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -39,7 +39,7 @@ NESTED = spaces.Dict(
 class Counting(gym.Env[Any, Any]):
     """Observes its step count in every part; episodes of four steps."""
 
-    metadata: ClassVar[dict[str, Any]] = {}
+    metadata: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, space: spaces.Space[Any] = NESTED, mask: str = "", scale: int = 1) -> None:
         self.observation_space, self.action_space = space, spaces.Discrete(4)
@@ -199,7 +199,7 @@ class Doubled(gym.ObservationWrapper[Any, Any, Any]):
 class Lives(gym.vector.VectorEnv[Any, Any, Any]):
     """Two environments: the first loses a life at steps 2 and 4, the second ends at step 3."""
 
-    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.num_envs, self.single_action_space = 2, spaces.Discrete(2)
