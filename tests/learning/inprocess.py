@@ -114,6 +114,39 @@ class Memory(Small):
         return ((self.at == self.length) & (actions == self.cue)).astype(float), np.zeros(self.num_envs, bool)
 
 
+class Lanes(Small):
+    """A road of 60 places with five lanes, each with a right action of its own; a step on the first lane brings 1.
+
+    The right action leads one lane back to the first, any other one further away, and one step in 20 slips. Who drives
+    well is hardly ever seen on the other lanes, so records of it do not say how to come back.
+    """
+
+    LANES, PLACES = 5, 60
+    length = PLACES
+    single_observation_space = spaces.Box(0, 1, (LANES * PLACES,), np.float32)
+    RIGHT: Array = np.random.default_rng(5).integers(0, 3, LANES * PLACES)
+
+    def begin(self, which: Array) -> None:
+        self.lane = np.where(which, 0, getattr(self, "lane", 0))
+
+    def seen(self) -> Array:
+        place = np.minimum(self.at, self.PLACES - 1) * self.LANES + self.lane
+        found: Array = np.eye(self.LANES * self.PLACES, dtype=np.float32)[place]
+        return found
+
+    def act(self, actions: Array) -> tuple[Array, Array]:
+        right = self.RIGHT[(self.at - 1) * self.LANES + self.lane] == actions
+        slips = self.rng.random(self.num_envs) < 0.05
+        self.lane = np.clip(self.lane + np.where(right & ~slips, -1, 1), 0, self.LANES - 1)
+        return (self.lane == 0).astype(float), np.zeros(self.num_envs, bool)
+
+
+def driver(obs: Array) -> Array:
+    """The expert of Lanes."""
+    right: Array = Lanes.RIGHT[obs.argmax(-1)]
+    return right
+
+
 class Table:
     """Rows of unrolls as windows, drawn uniformly or, for want of priorities that matter here, as if."""
 
@@ -121,7 +154,7 @@ class Table:
         self.table, self.rng, self.items, self.due = table, rng, cast(list[Columns], []), 0.0
 
     def insert(self, item: Columns) -> None:
-        T, B = item["valid"].shape
+        T = len(item["valid"])
         for t in range(T - self.table.after + 1):
             for b in np.flatnonzero(item["valid"][t]):
                 window = {n: c[t : t + self.table.after + (n == "obs"), b].copy() for n, c in item.items()}
@@ -153,7 +186,7 @@ def learned(
     flatten(network)
     state, steps, round = algorithm.state(network), 0, 0
     assert not hasattr(plan.collect, "dataset")
-    unroller = Unroller(environments, spec, plan.collect, seed)  # type: ignore[arg-type]
+    unroller = Unroller(environments, spec, plan.collect, seed)
     table = Table(plan.table, np.random.default_rng(seed)) if isinstance(plan.table, Replay) else None
     while steps < env_steps:
         task = Task(seed, 0, 1, round, steps, env_steps)
