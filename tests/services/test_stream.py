@@ -194,3 +194,17 @@ def test_close_does_not_end_a_life_with_unacknowledged_items(server: Scripted, o
     stream.close()
     assert connection.over.wait(DEADLINE_S)
     assert not connection.over_said.is_set()
+
+
+def test_who_waits_elsewhere_is_told_what_broke_the_stream(server: Scripted, open_stream: Open) -> None:
+    stream, told = open_stream(), list[errors.ShoalError]()
+    stream.when_broken(told.append)
+    connection = server.next()
+    connection.expects(1)
+    insert(stream)
+    connection.send(errors.ItemRejectedError("no such column"))
+    wait_until(lambda: bool(told), "the stream broke")
+    assert str(told[0]).endswith("no such column")
+    late = list[errors.ShoalError]()
+    stream.when_broken(late.append)
+    assert late == told

@@ -293,3 +293,45 @@ def test_patience_starts_when_a_stream_that_stood_breaks(serving: Serving, serve
     serving.start(LEARNER, restarted)
     restarted.next().publish(0)
     assert version(receiver, 0) == 0
+
+
+def settled(number: int, rounds: dict[int, int]) -> bytes:
+    return encode(LEARNER_INCARNATION, number, 0, np.zeros(1, np.float32), "m", rounds)
+
+
+def test_weights_that_must_contain_ones_own_round_are_waited_for(
+    server: Scripted, receive: Receive, threads: Threads
+) -> None:
+    receiver = receive(every=False)
+    stream = server.next()
+    stream.send(settled(0, {}))
+    assert version(receiver, None) == 0
+    waiting = threads.start(receiver.take, None, DEADLINE_S, 7)
+    wait_until(lambda: pausing(receiver), "take waits")
+    stream.send(settled(1, {SLOT: 6, SLOT + 1: 9}))  # another's round 9, one's own 6
+    wait_until(lambda: receiver._next_version == 2, "version 1 came")
+    assert not waiting.done()
+    stream.send(settled(2, {SLOT: 7}))
+    assert waiting.result(DEADLINE_S).version == 2
+    taken = receiver.take(None, DEADLINE_S, 7)  # and no longer
+    assert taken is not None
+    assert taken.version == 2
+
+
+def test_what_broke_elsewhere_wakes_who_waits_for_weights(server: Scripted, receive: Receive, threads: Threads) -> None:
+    receiver = receive()
+    server.next()
+    waiting = threads.start(receiver.take, 0, DEADLINE_S)
+    wait_until(lambda: pausing(receiver), "take waits")
+    receiver.fail(errors.ItemRejectedError("no such column"))
+    with pytest.raises(errors.ItemRejectedError, match="no such column"):
+        waiting.result(DEADLINE_S)
+    threads._started.clear()  # its error was looked at
+
+
+def test_nothing_fails_once_the_run_is_over(server: Scripted, receive: Receive) -> None:
+    receiver = receive()
+    server.next().send(pb.WeightsReply(finished="budget").SerializeToString())
+    assert version(receiver, 0) == -1
+    receiver.fail(errors.ItemRejectedError("too late"))
+    assert version(receiver, 0) == -1

@@ -245,7 +245,10 @@ def test_fifo_drops_and_counts_what_is_too_stale(rng: np.random.Generator) -> No
         sent.append(columns)
     assert queue.may_take(4)
     assert queue.take(3, newest_version=5, max_staleness=2) is None  # 0 and 1 are 5 and 4 versions old
-    assert_batch(queue.take(2, newest_version=5, max_staleness=2), [sent[1], sent[3]], [0, 0])
+    taken = queue.take(2, newest_version=5, max_staleness=2)
+    assert_batch(taken, [sent[1], sent[3]], [0, 0])
+    assert taken is not None
+    assert [header.version for header in taken.dropped] == [0, 1]  # told once, with the next batch
     assert queue.stats().dropped == 2
     assert queue.stats().held_bytes == 0
     assert not put(queue, 1, 1, UnrollHeader(0, 0, 0, 1), sent[0])
