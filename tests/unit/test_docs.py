@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from core import algorithms
+from core import envs as vector
 from core.algorithms import make
 from core.errors import ShoalError
+from core.plugins import import_modules
+from core.rl import torsos
 from docs import make_configuration
 from shoal import cli, settings
 
@@ -40,7 +45,13 @@ def problem_of(command: str) -> str | None:
         arguments = cli.parse(words)
         if arguments.name in ("train", "learner") and arguments.config is None:
             config = settings.read(None, {name: getattr(arguments, name) for name in settings.FLAGS}, arguments.set)
-            make(config.algorithm, config.settings)
+            with pytest.MonkeyPatch.context() as patch:  # what it imports registers for this command alone
+                patch.setattr(algorithms, "REGISTRY", dict(algorithms.REGISTRY))
+                patch.setattr(torsos, "TORSOS", dict(torsos.TORSOS))
+                patch.setattr(vector, "_FACTORIES", {})
+                patch.delitem(sys.modules, "examples.own", raising=False)
+                import_modules(config.imports)
+                make(config.algorithm, config.settings)
     except (ShoalError, SystemExit) as error:
         return f"{command}: {error}"
     return None
