@@ -213,8 +213,9 @@ PRESETS: Presets = {
         "envs_per_actor": 8,
         "dqn": {
             "batch_size": 128,
-            "updates_per_env_step": 0.25,
-            "learning_rate": 6.3e-4,
+            "updates_per_env_step": 0.5,
+            "learning_rate": 1e-3,
+            "double": True,
             "n_step": 3,
             "target_update_interval": 250,
             "epsilon_end": 0.05,
