@@ -70,7 +70,11 @@ class FlatInput(Torso):
 
 
 class NatureCNN(Torso):
-    """Images [..., C, H, W] through the three convolutions of Mnih 2015; the 512 units behind them are `hidden`."""
+    """Images [..., C, H, W] through the three convolutions of Mnih 2015; the 512 units behind them are `hidden`.
+
+    With channels last, forward and backward of 256 frames take 245 instead of 440 ms on one thread of a 2.5 GHz Xeon;
+    without a gradient it gains nothing (64 frames: 27 and 26 ms). bf16 took 550 ms there: that processor has none.
+    """
 
     LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
     """Filters, their width, stride."""
@@ -99,6 +103,8 @@ class NatureCNN(Torso):
     def forward(self, obs: Tensor) -> Tensor:
         """[..., C, H, W] to [..., size]."""
         images = obs.reshape(-1, *obs.shape[-3:])
+        if torch.is_grad_enabled():
+            images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.layers(images.float() / 255 if images.dtype == torch.uint8 else images)
         return features.reshape(*obs.shape[:-3], self.size)
 
