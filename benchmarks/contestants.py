@@ -56,7 +56,11 @@ WIDE_A2C = (
 """What the peer does in its wide setting."""
 PONG_PPO = ("--env-steps", "40000", "--set", "ppo.epochs=4", "ppo.minibatch_size=256", "ppo.unroll_length=128")
 PONG = ("--env-steps", "80000")
-LANDER = ("--actors", "2", "--env-steps", "400000")
+LANDER = (
+    *("--actors", "1", "--envs-per-actor", "16", "--policy-lag", "1", "--env-steps", "600000"),
+    *("--set", "learner_threads=1", "ppo.epochs=4", "ppo.minibatch_size=256"),
+)
+"""One core acts, the other learns; 4 epochs, so that the learner keeps pace."""
 
 
 def shoal(name: str, algorithm: str, *flags: str, env: str = "CartPole-v1", watch: bool = False) -> Contestant:
@@ -96,7 +100,7 @@ def bare_lander() -> Contestant:
     """The environment and the policy's forward, on as many cores as the actors have."""
 
     def command(seed: int, _folder: Path) -> list[str]:
-        sizes = ("--processes", "2", "--envs", "16", "--seconds", str(SECONDS), "--seed", str(seed))
+        sizes = ("--processes", "1", "--envs", "16", "--seconds", str(SECONDS), "--seed", str(seed))
         return [sys.executable, "-m", "benchmarks.limit_env", "LunarLander-v3", *sizes]
 
     return Contestant(BARE_LANDER, command, _printed)

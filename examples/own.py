@@ -23,7 +23,7 @@ from core.rl.losses import mean
 from core.rl.networks import PolicyNetwork
 from core.rl.optim import Adam
 from core.rl.settings import PolicySettings
-from core.rl.torsos import Torso
+from core.rl.torso import Torso
 from core.specs import EnvSpec
 from core.types import Columns, Context, Episodes, Lag, Plan, Policy, Queue, Result, Task
 

@@ -28,6 +28,7 @@ from core.rl.mlp import twice_differentiable
 from core.rl.natural import conjugate_gradient, fisher_product, gradient, line_search, policy_parameters
 from core.rl.networks import ActorCritic
 from core.rl.optim import Adam
+from core.rl.precision import Precision
 from core.rl.returns import gae
 from core.rl.settings import OnPolicySettings
 from core.specs import EnvSpec
@@ -38,6 +39,8 @@ from core.types import Columns, Context, Lag, Plan, Policy, Queue, Result, Rows,
 class TRPOConfig(OnPolicySettings):
     """TRPO's settings. `max_grad_norm` is not used: the step's length is given by `max_kl`."""
 
+    precision: Precision = "float32"
+    """Of images' layers; bfloat16 is too coarse for products with the Fisher matrix and a line search."""
     unroll_length: int = bounded(128, low=1)
     """Rows of one unroll."""
     max_kl: float = bounded(0.01, above=0)

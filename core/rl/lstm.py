@@ -11,7 +11,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from core.rl.precision import linear
 
 
 class LSTM(nn.Module):
@@ -31,7 +32,7 @@ class LSTM(nn.Module):
 
     def step(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs [B, U] and the memory [B, 2 U] after it, of inputs [B, inputs]."""
-        return self._after(functional.linear(x, self.of_input, self.bias), memory)
+        return self._after(linear(x, self.of_input, self.bias), memory)
 
     def over(self, x_TBI: Tensor, memory: Tensor, valid_TB: Tensor) -> Tensor:
         """Outputs [T, B, U] along unrolls that begin with `memory`; `valid_TB` may be one row shorter than the inputs.
@@ -39,7 +40,7 @@ class LSTM(nn.Module):
         The inputs' part of all rows is one product; only the recurrent part goes row by row.
         """
         found = []
-        for t, gates in enumerate(functional.linear(x_TBI, self.of_input, self.bias).unbind(0)):
+        for t, gates in enumerate(linear(x_TBI, self.of_input, self.bias).unbind(0)):
             outputs, memory = self._after(gates, memory)
             found.append(outputs)
             if t < len(valid_TB):

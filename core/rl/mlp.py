@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from core.rl.precision import linear
+
 Activation = Literal["tanh", "relu"]
 
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
@@ -123,7 +125,8 @@ class MLP(nn.Module):
         params, grad = self.params(), torch.is_grad_enabled()
         work = x.numel() // self.inputs * self.work_a_row
         large = work >= (LEAST_GRAD if grad else LEAST_FORWARD)
-        if HAS_ONEDNN and large and x.device.type == "cpu" and not (grad and _twice):
+        fits = x.device.type == "cpu" and x.dtype == torch.float32 and not (grad and _twice)
+        if HAS_ONEDNN and large and fits:
             rows = x.reshape(-1, self.inputs)
             if grad:
                 y: Tensor = _Fused.apply(self.activation, rows, *params)  # type: ignore[no-untyped-call]
@@ -131,5 +134,5 @@ class MLP(nn.Module):
                 y = _layers(self.activation, rows, params)[-1]
             return y.view(*x.shape[:-1], -1)
         for i in range(0, len(params) - 2, 2):
-            x = PLAIN[self.activation](functional.linear(x, params[i], params[i + 1]))
-        return functional.linear(x, params[-2], params[-1])
+            x = PLAIN[self.activation](linear(x, params[i], params[i + 1]))
+        return linear(x, params[-2], params[-1])

@@ -36,6 +36,7 @@ class Body(nn.Module):
     def __init__(self, spec: EnvSpec, settings: NetworkSettings, recurrent: int | None = None) -> None:
         super().__init__()
         self.torso = make_torso(spec, settings.network, settings.normalise_observations)
+        self.torso.compute_in(settings.precision)
         self.size = self.torso.size if recurrent is None else recurrent
         self.memory = 2 * (recurrent or 0)
         self.lstm = None if recurrent is None else LSTM(self.torso.size, recurrent)

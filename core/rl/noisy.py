@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from core.rl.mlp import PLAIN, Activation
+from core.rl.precision import linear
 
 
 class NoisyMLP(nn.Module):
@@ -57,7 +57,7 @@ class NoisyMLP(nn.Module):
                 noise = torch.outer(of_outputs, of_inputs)
                 weight = torch.addcmul(weight, self.get_parameter(f"weight_sigma{layer}"), noise)
                 bias = torch.addcmul(bias, self.get_parameter(f"bias_sigma{layer}"), of_outputs)
-            x = functional.linear(x, weight, bias)
+            x = linear(x, weight, bias)
             if layer < last:
                 x = PLAIN[self.activation](x)
         return x

@@ -37,6 +37,7 @@ class QNetwork(nn.Module):
         if spec.action.kind != "discrete":
             raise ConfigError(f"{spec.id}: Q-learning needs discrete actions, this has {spec.action}; ppo can use it")
         self.torso = make_torso(spec, settings.network, settings.normalise_observations)
+        self.torso.compute_in(settings.precision)
         self.action, self.legal, self.dueling = spec.action, action_mask(spec), dueling
         self.model: ReturnModel = model or Expectation()
         outputs = (spec.action.n + int(dueling)) * self.model.outputs

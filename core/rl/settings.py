@@ -8,6 +8,7 @@ from typing import Literal
 
 from core.fields import Settings, bounded
 from core.rl.mlp import Activation
+from core.rl.precision import Precision
 
 PolicyKind = Literal["auto", "gaussian", "state_gaussian", "squashed", "deterministic"]
 
@@ -22,6 +23,8 @@ class NetworkSettings(Settings):
     """Widths of the hidden layers behind the features."""
     activation: Activation = "tanh"
     """Between the layers."""
+    precision: Precision = "auto"
+    """Of images' layers: float32, bfloat16, or auto: bfloat16 where the processor multiplies in it."""
     normalise_observations: bool = False
     """To mean 0 and deviation 1, by statistics that the learner keeps of what it learns from."""
 

@@ -1,15 +1,12 @@
-"""Torsos: from observations to features. By name in `TORSOS`; `register` adds a user's own.
+"""Torsos by name in `TORSOS`, and those that are no images; `register` adds a user's own.
 
-A torso is a `Torso` made from an `EnvSpec`: it has a `size` and turns observations [..., *shape] into float32 features
-[..., size]. Initial parameters come from torch's global generator, which the caller seeds.
+Initial parameters come from torch's global generator, which the caller seeds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +14,13 @@ from torch.nn import functional
 
 from core.errors import ConfigError
 from core.fields import nearest
+from core.rl.images import NatureCNN, PongInput
 from core.rl.normalise import RunningMoments
+from core.rl.torso import Torso
 from core.specs import ArraySpec, EnvSpec, ObservationPart
 
 MASK = "action_mask"
 """Name of the part of an observation that says which actions are legal: 1 for those that are."""
-
-
-class Torso(nn.Module):
-    """Base of all torsos. `size` is the number of features."""
-
-    size: int
-
-    def observe(self, obs: Tensor, valid: Tensor) -> None:
-        """Take observations [..., *shape] with `valid` [...] 1 into running statistics; most torsos keep none."""
 
 
 MakeTorso = Callable[[EnvSpec], Torso]
@@ -67,78 +57,6 @@ class FlatInput(Torso):
 
     def _flat(self, obs: Tensor) -> Tensor:
         return obs if self.axes == 1 else obs.reshape(*obs.shape[: obs.ndim - self.axes], self.size)
-
-
-class NatureCNN(Torso):
-    """Images [..., C, H, W] through the three convolutions of Mnih 2015; the 512 units behind them are `hidden`.
-
-    With channels last, forward and backward of 256 frames take 245 instead of 440 ms on one thread of a 2.5 GHz Xeon;
-    without a gradient it gains nothing (64 frames: 27 and 26 ms). bf16 took 550 ms there: that processor has none.
-    """
-
-    LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-    """Filters, their width, stride."""
-
-    def __init__(self, spec: EnvSpec) -> None:
-        super().__init__()
-        shape = _image(spec, "nature")
-        layers: list[nn.Module] = []
-        channels = shape[0]
-        for filters, width, stride in self.LAYERS:
-            layer = nn.Conv2d(channels, filters, width, stride)
-            nn.init.orthogonal_(layer.weight, math.sqrt(2))
-            nn.init.zeros_(cast(Tensor, layer.bias))
-            layers += [layer, nn.ReLU()]
-            channels = filters
-        self.layers = nn.Sequential(*layers)
-        try:
-            with torch.no_grad():
-                self.size = self.layers(torch.zeros(1, *shape)).numel()
-        except RuntimeError:
-            raise ConfigError(
-                f"{spec.id}: images of {shape[1]} x {shape[2]} are too small for the nature network, which needs 36 x "
-                "36; use --set with network=flat, or a network of your own (shoal.register.network)"
-            ) from None
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[..., C, H, W] to [..., size]."""
-        images = obs.reshape(-1, *obs.shape[-3:])
-        if torch.is_grad_enabled():
-            images = images.contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.layers(images.float() / 255 if images.dtype == torch.uint8 else images)
-        return features.reshape(*obs.shape[:-3], self.size)
-
-
-class PongInput(Torso):
-    """The lecture's Pong: the difference of the two newest frames [..., 2, 80, 80], flat (Karpathy 2016).
-
-    Behind it `hidden: [200]` and up or down. Frames come in grey; what differs from the background by a threshold is
-    1, the rest 0, as there.
-    """
-
-    BACKGROUND_LEVELS = (87, 90, 109)
-    """Grey levels of Pong's two backgrounds and their mixtures, in [0, 255]."""
-
-    def __init__(self, spec: EnvSpec) -> None:
-        super().__init__()
-        shape = _image(spec, "pong")
-        if shape[0] < 2:
-            raise ConfigError(
-                f"{spec.id}: the pong network takes the difference of two frames, observations have {shape[0]}; "
-                "set env_kwargs.stack_num to 2"
-            )
-        self.size = shape[1] * shape[2]
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[..., C, H, W] to [..., H x W], each -1, 0 or 1."""
-        newest, before = (self._foreground(obs[..., -i, :, :]) for i in (1, 2))
-        return (newest - before).flatten(-2)
-
-    def _foreground(self, frames: Tensor) -> Tensor:
-        background = torch.zeros_like(frames, dtype=torch.bool)
-        for level in self.BACKGROUND_LEVELS:
-            background |= frames == level
-        return (~background & (frames != 0)).float()
 
 
 class PackedInput(Torso):
@@ -240,16 +158,6 @@ def _known() -> str:
 
 def _is_image(array: ArraySpec) -> bool:
     return len(array.shape) == 3 and array.dtype == "uint8" and min(array.shape[1:]) >= 36
-
-
-def _image(spec: EnvSpec, name: str) -> tuple[int, ...]:
-    shape = spec.observation.shape
-    if len(shape) != 3:
-        raise ConfigError(
-            f"{spec.id}: the {name} network takes images [channels, height, width], observations are {list(shape)}; "
-            "use network flat"
-        )
-    return shape
 
 
 def _of_part(spec: EnvSpec, part: ObservationPart, normalise: bool) -> Torso:
