@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-slow soak fuzz coverage bench bench-replay bench-scores clean
+.PHONY: help setup demo test lint format protos protos-check test-slow soak fuzz coverage bench bench-replay bench-scores bench-async clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ bench-replay: setup  ## the replay server against its bare limit and Reverb (hal
 
 bench-scores: setup  ## train every row of docs/scores.md that has not been run (hours; groups: python -m benchmarks.scores)
 	$(BIN)/python -m benchmarks.scores
+
+bench-async: setup  ## how much sooner a3c reaches a score with more actors (half an hour)
+	$(BIN)/python -m benchmarks.async_speedup
 
 clean:  ## remove .venv and every cache; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
