@@ -12,7 +12,7 @@ from benchmarks.figures import median
 from shoal.plots import COLOURS, GREY, STYLE
 
 Run = Mapping[str, Any]
-"""head, actors, seed; wall_s, env_steps and staleness where the score was reached."""
+"""head, actors, seed; env_steps, seconds and staleness where the score was reached."""
 
 ACTORS = (1, 2, 4, 8)
 HEADS = ("actor_critic", "q")
@@ -29,10 +29,11 @@ PAGE = """# Speed-up by asynchronous actors
 
 <!-- Written by `python -m benchmarks.async_speedup`. Do not edit. -->
 
-How much sooner `a3c` reaches a mean return of {target:g} on CartPole with more actors, each with one environment whose
-step sleeps {step_ms:g} ms: computing is not what limits it, so the number of cores is not, either. All actors start
-together and the clock runs from there. `make bench-async` measures it; `docs/async-speedup.json` has every run. The
-paper's figures (Mnih 2016, Table 2) are means over seven Atari games on one machine's threads.
+How much sooner `a3c` reaches {target:g} in a greedy evaluation of ten episodes of CartPole with more actors, each with
+one environment whose step sleeps {step_ms:g} ms: computing is not what limits it, so the number of cores is not,
+either. All actors start together; seconds leave evaluations out, and are medians over the seeds. `make bench-async`
+measures it; `docs/async-speedup.json` has every run. The paper's figures (Mnih 2016, Table 2) are means over seven
+Atari games on one machine's threads.
 
 {table}
 ![Speed-up by number of actors](images/async-speedup.png)
@@ -45,7 +46,7 @@ the version a gradient was computed at and the one it was applied to).
 
 def speedup(runs: Sequence[Run], head: str) -> dict[int, float | None]:
     """Actors -> how many times sooner than one actor, by medians over the seeds; None where it was never reached."""
-    times = {actors: median(_values(runs, head, actors, "wall_s")) for actors in ACTORS}
+    times = {actors: median(_values(runs, head, actors, "seconds")) for actors in ACTORS}
     alone = times[1]
     return {actors: None if found is None or alone is None else alone / found for actors, found in times.items()}
 
@@ -63,7 +64,7 @@ def _table(runs: Sequence[Run], found: Mapping[str, Mapping[int, float | None]])
     for head in HEADS:
         seeds = len({run["seed"] for run in runs if run["head"] == head})
         lines.append(_row(f"head {head}: speed-up, {seeds} seeds", [found[head][a] for a in ACTORS], "{:.1f}"))
-        for name, form in (("wall_s", "{:.1f}"), ("env_steps", "{:,.0f}"), ("staleness", "{:.1f}")):
+        for name, form in (("seconds", "{:.1f}"), ("env_steps", "{:,.0f}"), ("staleness", "{:.1f}")):
             values = [median(_values(runs, head, actors, name)) for actors in ACTORS]
             lines.append(_row(f"head {head}: {name}", values, form))
     lines += [_row(name, values, "{:.1f}") for name, values in PAPER.items()]

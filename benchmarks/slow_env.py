@@ -17,26 +17,28 @@ POLL_S = 0.01
 
 
 class Slow(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Every step lasts `step_s` longer. With a folder `line` nobody starts before `crowd` of them are there."""
+    """Every step lasts `step_s` longer. With a folder `line` nobody steps before `crowd` of them are there.
+
+    Whoever comes to the line later is no runner but the learner's evaluation: its steps take no time.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], step_s: float, line: str, crowd: int) -> None:
         super().__init__(env)
         self._step_s, self._line, self._crowd = step_s, line, crowd
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment's; the first time at the starting line. Raises TimeoutError where too few come."""
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's, later; the first from the starting line. Raises TimeoutError where too few come."""
         if self._line:
             self._wait(Path(self._line))
             self._line = ""
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's, later."""
         time.sleep(self._step_s)
         return self.env.step(action)
 
     def _wait(self, line: Path) -> None:
         line.mkdir(parents=True, exist_ok=True)
+        if len(list(line.iterdir())) >= self._crowd:
+            self._step_s = 0.0
+            return
         (line / uuid.uuid4().hex).touch()
         until_s = time.monotonic() + START_TIMEOUT_S
         while len(list(line.iterdir())) < self._crowd:

@@ -30,13 +30,13 @@ class PolicyHead(nn.Module):
     """Distributions from `outputs` numbers a row.
 
     Discrete actions get a softmax, several discrete choices one each, boxes what `kind` says: gaussian with a deviation
-    that does not depend on the state and starts at 1, state_gaussian, squashed (its deviation depends on the state,
-    too) or deterministic (tanh, stretched to the box where it is bounded).
+    that does not depend on the state and starts at exp(initial_log_std), state_gaussian, squashed (its deviation
+    depends on the state, too) or deterministic (tanh, stretched to the box where it is bounded).
 
     Raises ConfigError for a kind that does not fit.
     """
 
-    def __init__(self, spec: EnvSpec, kind: PolicyKind) -> None:
+    def __init__(self, spec: EnvSpec, kind: PolicyKind, initial_log_std: float = 0.0) -> None:
         super().__init__()
         action = spec.action
         self.spec, self.legal = action, action_mask(spec)
@@ -51,7 +51,7 @@ class PolicyHead(nn.Module):
         size = action.array.size
         self.outputs = 2 * size if self.kind in ("state_gaussian", "squashed") else size
         if self.kind == "gaussian":
-            self.log_std = nn.Parameter(torch.zeros(size))
+            self.log_std = nn.Parameter(torch.full((size,), initial_log_std))
         bounded = all(map(math.isfinite, (*action.low, *action.high)))
         if self.kind == "squashed" and not bounded:
             raise ConfigError(f"distribution: squashed needs bounds, {spec.id} has actions without; use gaussian")

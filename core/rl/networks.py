@@ -73,7 +73,7 @@ class PolicyNetwork(nn.Module):
     def __init__(self, spec: EnvSpec, settings: PolicySettings) -> None:
         super().__init__()
         self.body, self.action = Body(spec, settings, settings.recurrent), spec.action
-        self.head = PolicyHead(spec, settings.distribution)
+        self.head = PolicyHead(spec, settings.distribution, settings.initial_log_std)
         self.actor = MLP((self.body.size, *settings.hidden, self.head.outputs), settings.activation, 0.01)
         self.memory, self.rewards = self.body.memory, Rewards(settings)
 
@@ -116,7 +116,7 @@ class ActorCritic(nn.Module):
                 "or squashed here, or train a deterministic one with es, finite_difference or bc"
             )
         self.body, self.action = Body(spec, settings, settings.recurrent), spec.action
-        self.head = PolicyHead(spec, settings.distribution)
+        self.head = PolicyHead(spec, settings.distribution, settings.initial_log_std)
         self.outputs, self.critic_outputs = self.head.outputs, critic_outputs
         self.shared_trunk = settings.shared_trunk
         sizes = (self.body.size, *settings.hidden)

@@ -37,8 +37,15 @@ class PolicySettings(NetworkSettings):
     """One network for policy and value, or one each."""
     distribution: PolicyKind = "auto"
     """Of actions in a box: gaussian with one deviation, state_gaussian, squashed by tanh, or deterministic."""
+    initial_log_std: float = bounded(0.0, low=-20, high=2)
+    """Logarithm of the deviation that gaussian actions have before training."""
     recurrent: int | None = bounded(None, low=1)
     """Units of an LSTM between the features and the hidden layers; null: none."""
+
+    def contradictions(self) -> Iterable[str]:
+        """Fields that exclude each other."""
+        if self.initial_log_std and self.distribution not in ("auto", "gaussian"):
+            yield f"initial_log_std: is for gaussian actions, a {self.distribution} policy has none; leave it out"
 
 
 @dataclass(frozen=True)
@@ -56,5 +63,6 @@ class OnPolicySettings(PolicySettings):
 
     def contradictions(self) -> Iterable[str]:
         """Fields that exclude each other."""
+        yield from super().contradictions()
         if self.clip_rewards and self.normalise_rewards:
             yield "clip_rewards: rewards cannot be both their sign and divided by a deviation; leave one out"

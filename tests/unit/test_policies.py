@@ -181,6 +181,15 @@ def test_an_actor_critic_that_cannot_follow_a_gradient_is_refused() -> None:
         ActorCritic(BOX, PolicySettings(distribution="deterministic"))
 
 
+def test_gaussian_actions_begin_as_wide_as_is_asked_for() -> None:
+    network = ActorCritic(BOX, PolicySettings(initial_log_std=-0.5))
+    policy, _ = network(torch.zeros(2, *BOX.observation.shape))
+    assert isinstance(policy, DiagonalGaussian)
+    assert policy.log_std.tolist() == [-0.5] * policy.mean.shape[-1]
+    with pytest.raises(ConfigError, match="initial_log_std: is for gaussian actions, a squashed policy has none"):
+        PolicySettings(distribution="squashed", initial_log_std=-0.5)
+
+
 def test_several_choices_travel_as_the_environments_own_numbers() -> None:
     actions = torch.tensor([[0, 2], [1, 0]])
     assert to_env(MULTI.action, actions).tolist() == [[0, 9], [1, 7]]
