@@ -19,8 +19,14 @@ HEADS = ("actor_critic", "q")
 LEAST_SHARE = 0.7
 """Of linear, at eight actors."""
 SETTINGS: Mapping[str, Sequence[str]] = {
-    "actor_critic": ("a3c.learning_rate=2e-3", "a3c.anneal_learning_rate=false"),
-    "q": ("a3c.learning_rate=2e-3", "a3c.anneal_learning_rate=false"),
+    "actor_critic": ("a3c.learning_rate=3e-3", "a3c.anneal_learning_rate=false"),
+    "q": (
+        "a3c.learning_rate=1e-3",
+        "a3c.anneal_learning_rate=false",
+        "a3c.gamma=0.9",
+        "a3c.target_update_interval=500",
+        "a3c.epsilon_anneal_env_steps=5000",
+    ),
 }
 PAPER = {"A3C, paper": (1.0, 2.1, 3.7, 6.9), "one-step Q, paper": (1.0, 3.0, 6.3, 13.3)}
 """Mnih 2016, Table 2: mean speed-up over seven Atari games, by threads."""

@@ -23,6 +23,7 @@ from core import wire
 from core.algorithms import dqn
 from core.algorithms.dqn_settings import DQNConfig
 from core.rl.distributions import Categorical
+from core.rl.images import NatureCNN
 from core.rl.mlp import MLP
 from core.rl.networks import ActorCritic
 from core.rl.optim import Adam
@@ -33,6 +34,7 @@ from core.specs import ActionSpec, ArraySpec, EnvSpec
 from core.types import Context
 
 CARTPOLE = EnvSpec("CartPole-v1", ArraySpec((4,), "float32"), ActionSpec("discrete", ArraySpec((), "int64"), n=2))
+ATARI = EnvSpec("ALE/Pong-v5", ArraySpec((4, 84, 84), "uint8"), ActionSpec("discrete", ArraySpec((), "int64"), n=6))
 REPEATS = 30
 Way = Callable[[], object]
 
@@ -174,6 +176,36 @@ def mlp(rows: int) -> None:
     )
 
 
+def images(gradient: bool) -> None:
+    obs = torch.randint(0, 256, (256, 4, 84, 84), dtype=torch.uint8)
+    torsos = {}
+    for precision in ("float32", "bfloat16"):
+        torsos[precision] = NatureCNN(ATARI)
+        torsos[precision].compute_in(precision)
+    network, blocks = torsos["float32"], torsos["bfloat16"]
+
+    def plain() -> Tensor:
+        x = obs.float() / 255
+        for layer in network.convolutions:
+            x = layer(x).relu_()
+        return x
+
+    def run(forward: Way) -> None:
+        with torch.set_grad_enabled(gradient):
+            found = forward()
+            if gradient:
+                found.sum().backward()
+
+    compare(
+        f"forward{' and backward' if gradient else ''} of 256 frames of Atari through the Nature network",
+        {
+            "torch's convolutions as they come": partial(run, plain),
+            "channels last (core/rl/images, float32)": partial(run, partial(network, obs)),
+            "bf16 over blocks of pixels (core/rl/images, bfloat16)": partial(run, partial(blocks, obs)),
+        },
+    )
+
+
 def main() -> None:
     """All of them."""
     torch.set_num_threads(1)
@@ -186,6 +218,8 @@ def main() -> None:
     scan(128, 1024)
     mlp(2048)
     mlp(64)
+    images(gradient=False)
+    images(gradient=True)
 
 
 if __name__ == "__main__":

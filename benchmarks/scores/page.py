@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks.figures import median
 from benchmarks.scores.results import Results, good, verdict
 from benchmarks.scores.rows import GROUPS, RANDOM_RETURN, ROWS, SOURCES, Row, Score
 from benchmarks.scores.run import Run
-from shoal.plots import COLOURS, STYLE
+from shoal.plots import COLOURS, GREY, STYLE
 
 HEAD = """# Scores
 
@@ -22,6 +24,8 @@ What `shoal train --algorithm NAME --env ID` reaches with the preset that it pic
 100 episodes after the stated env steps, or the env steps at which an evaluation of 20 episodes first reached a target.
 A bar is the peers' published mean at the same env steps minus its standard deviation; where none was published, minus
 a tenth of the way to a random policy. Figures of peers are published ones, for LunarLander-v2 and MuJoCo v4 or older.
+Curves are training returns, which explore: the median of the seeds, the band from worst to best (a run that
+ended at its target keeps its last value), over a random policy's return (dotted). Wall times are from a machine of 2 cores with other work on it.
 
 ```sh
 make bench-scores                               # all groups; what docs/scores.json has is not run again
@@ -67,28 +71,38 @@ def _cells(row: Row, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _draw(env: str, rows: Sequence[Row], results: Results, images: Path) -> str | None:
-    """Median of the runs and the band from worst to best, for each algorithm."""
+    """A panel for each algorithm that was run."""
     curves = {row.algorithm: [run["curve"] for run in good(results.get(row.id, ())) if run["curve"]] for row in rows}
-    if not any(curves.values()):
+    curves = {algorithm: lines for algorithm, lines in curves.items() if lines}
+    if not curves:
         return None
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for (algorithm, lines), colour in zip(curves.items(), COLOURS * 2, strict=False):
-            if lines:
-                end = min(line[-1][0] for line in lines)
-                grid = np.linspace(min(line[0][0] for line in lines), end, 60)
-                values = np.stack([np.interp(grid, *np.array(line).T) for line in lines])
-                axes.fill_between(grid, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
-                axes.plot(grid, np.median(values, 0), color=colour, label=f"{algorithm} ({len(lines)} seeds)")
-        axes.axhline(RANDOM_RETURN[env], color="#8a8f98", linewidth=1, linestyle=":", label="random policy")
-        axes.set_title(env)
-        axes.set_xlabel("env steps")
-        axes.set_ylabel("return of an episode")
-        axes.legend(loc="lower right")
+        columns = min(len(curves), 4)
+        rows_of_panels = -(-len(curves) // columns)
+        figure = Figure(figsize=(1 + 2.6 * columns, 0.5 + 2.2 * rows_of_panels), layout="constrained")
+        panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).flatten()
+        for axes, (algorithm, lines) in zip(panels, curves.items(), strict=False):
+            _panel(axes, f"{algorithm}, {len(lines)} seeds", lines, RANDOM_RETURN[env])
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
+        figure.suptitle(env)
+        figure.supxlabel("env steps", fontsize="medium")
+        figure.supylabel("return of an episode", fontsize="medium")
         name = f"scores-{env.replace('/', '-')}.png"
         images.mkdir(exist_ok=True)
         figure.savefig(images / name, dpi=110)
     return name
+
+
+def _panel(axes: Axes, title: str, lines: Sequence[Sequence[Sequence[float]]], random_return: float) -> None:
+    """The median of the runs, the band from worst to best, and a random policy's return."""
+    grid = np.linspace(min(line[0][0] for line in lines), max(line[-1][0] for line in lines), 60)
+    values = np.stack([np.interp(grid, *np.array(line).T) for line in lines])
+    axes.fill_between(grid, values.min(0), values.max(0), color=COLOURS[0], alpha=0.15, linewidth=0)
+    axes.plot(grid, np.median(values, 0), color=COLOURS[0])
+    axes.axhline(random_return, color=GREY, linewidth=1, linestyle=":")
+    axes.set_title(title, fontsize="medium")
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
