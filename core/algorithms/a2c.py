@@ -52,7 +52,7 @@ class A2CConfig(OnPolicySettings):
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     """RMSProp as in the paper, or Adam."""
     optimiser_eps: float = bounded(1e-5, above=0)
-    """Added in the optimiser's denominator."""
+    """Added to the denominator: behind Adam's root, under RMSProp's, where 1e-10 is as much as 1e-5 behind it."""
 
 
 class A2C:

@@ -57,7 +57,7 @@ class ImpalaConfig(OnPolicySettings):
     optimiser: Literal["rmsprop", "adam"] = "adam"
     """Adam, or RMSProp as in the paper."""
     optimiser_eps: float = bounded(1e-5, above=0)
-    """Added in the optimiser's denominator."""
+    """Added to the denominator: behind Adam's root, under RMSProp's, where 1e-10 is as much as 1e-5 behind it."""
 
 
 class Corrected(NamedTuple):
