@@ -11,11 +11,14 @@ import shoal
 
 @pytest.mark.learning
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings(
+    "ignore:builtin type .* has no __module__:DeprecationWarning"
+)  # else Box2D's import crashes
 @pytest.mark.parametrize(
     ("env", "target_return", "episodes", "env_steps"),
     [
         ("CartPole-v1", 475, 20, {"bc": 40_000, "dagger": 40_000}),
-        ("LunarLander-v3", 250, 100, {"bc": 400_000, "dagger": 100_000}),
+        ("LunarLander-v3", 250, 100, {"bc": 200_000, "dagger": 60_000}),
     ],
 )
 def test_students_reach_95_percent_of_their_expert(
