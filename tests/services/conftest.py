@@ -9,9 +9,10 @@ import pytest
 
 from tests.services.experience import client, sampler, service, stream, table
 from tests.services.scripted import open_stream, server
+from tests.services.scripted_weights import learner, receive
 from tests.services.serving import Serving
 
-__all__ = ["client", "open_stream", "sampler", "server", "service", "serving", "stream", "table"]
+__all__ = ["client", "learner", "open_stream", "receive", "sampler", "server", "service", "serving", "stream", "table"]
 
 
 @pytest.fixture
