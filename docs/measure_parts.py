@@ -178,11 +178,9 @@ def mlp(rows: int) -> None:
 
 def images(gradient: bool) -> None:
     obs = torch.randint(0, 256, (256, 4, 84, 84), dtype=torch.uint8)
-    torsos = {}
-    for precision in ("float32", "bfloat16"):
-        torsos[precision] = NatureCNN(ATARI)
-        torsos[precision].compute_in(precision)
-    network, blocks = torsos["float32"], torsos["bfloat16"]
+    network, blocks = NatureCNN(ATARI), NatureCNN(ATARI)
+    network.compute_in("float32")
+    blocks.compute_in("bfloat16")
 
     def plain() -> Tensor:
         x = obs.float() / 255

@@ -25,8 +25,8 @@ What `shoal train --algorithm NAME --env ID` reaches with the preset that it pic
 A bar is the peers' published mean at the same env steps minus its standard deviation; where none was published, minus
 a tenth of the way to a random policy. Figures of peers are published ones, for LunarLander-v2 and MuJoCo v4 or older.
 Curves are training returns, which explore: the median of the seeds and the band from worst to best (a run that ended
-at its target keeps its last value) over a random policy's return (dotted). Wall times are from a machine of 2 cores
-with other work on it. Presets were tuned on the same environments and on some of the same seeds.
+at its target keeps its last value) over a random policy's return (dotted). Wall times say little: runs may have
+shared the machine. Presets were tuned on the same environments and on some of the same seeds.
 
 ```sh
 make bench-scores                               # all groups; what docs/scores.json has is not run again

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.running import ROOT
+from benchmarks.running import execute
 from benchmarks.scores.rows import Row
 from shoal.plots import read_curve
 
@@ -29,13 +28,11 @@ def train(row: Row, seed: int, folder: Path) -> Run:
     run_dir = place / "run"
     flags = ["--algorithm", row.algorithm, "--env", row.env, "--seed", str(seed), *row.flags()]
     command = [sys.executable, "-m", "shoal", "train", *flags, "--run-dir", str(run_dir), "--overwrite", "--quiet"]
-    with (place / "output.log").open("wb") as out:
-        try:
-            code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, timeout=LONGEST_S, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
+    log = place / "output.log"
+    code, _ = execute(command, log, LONGEST_S)
     if code != 0:
-        return {"seed": seed, "error": f"exit code {code} (output: {place / 'output.log'})"}
+        how = "did not end in time" if code is None else f"exit code {code}"
+        return {"seed": seed, "error": f"{how} (output: {log})"}
     summary = json.loads((run_dir / "summary.json").read_text())
     names = ("env_steps", "wall_s", "env_steps_per_s", "eval_return", "mean_return", "solved_at_env_steps", "actors")
     return {

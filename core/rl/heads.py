@@ -33,7 +33,7 @@ class PolicyHead(nn.Module):
     that does not depend on the state and starts at exp(initial_log_std), state_gaussian, squashed (its deviation
     depends on the state, too) or deterministic (tanh, stretched to the box where it is bounded).
 
-    Raises ConfigError for a kind that does not fit.
+    Raises ConfigError for what does not fit the actions.
     """
 
     def __init__(self, spec: EnvSpec, kind: PolicyKind, initial_log_std: float = 0.0) -> None:
@@ -44,6 +44,10 @@ class PolicyHead(nn.Module):
             if kind != "auto":
                 raise ConfigError(
                     f"distribution: {kind} is for actions in a box, {spec.id} has {action}; leave it at auto"
+                )
+            if initial_log_std:
+                raise ConfigError(
+                    f"initial_log_std: {initial_log_std:g} is for boxes, {spec.id} has {action}; leave it at 0"
                 )
             self.kind, self.outputs = str(action.kind), action.n
             return

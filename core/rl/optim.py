@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -110,7 +111,7 @@ def flat_gradient(loss: Tensor, network: nn.Module, learned: nn.Module) -> Tenso
     return gradient
 
 
-class Optimiser:
+class Optimiser(ABC):
     """Base of optimisers over the flat parameters of one network; every parameter's `.grad` views one gradient.
 
     Leave the gradients to `step`: `network.zero_grad()` would detach them.
@@ -149,11 +150,13 @@ class Optimiser:
         for name, tensor in self._state().items():
             tensor.copy_(state[name])
 
+    @abstractmethod
     def _move(self, learning_rate: float) -> None:
-        raise NotImplementedError
+        """Change `params` by `gradient`."""
 
+    @abstractmethod
     def _state(self) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """The running statistics themselves, no copies."""
 
 
 class Adam(Optimiser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import gymnasium as gym
@@ -19,7 +20,7 @@ from core.specs import EnvSpec
 from core.types import Array, Columns, Context, Queue, Replay, Task
 
 
-class Small(gym.vector.VectorEnv[Any, Any, Any]):
+class Small(gym.vector.VectorEnv[Any, Any, Any], ABC):
     """Base of small tasks: B environments at once, NEXT_STEP; subclasses say what is seen, and what a step brings."""
 
     length = 8
@@ -50,13 +51,13 @@ class Small(gym.vector.VectorEnv[Any, Any, Any]):
     def begin(self, which: Array) -> None:
         """New episodes where `which` says so."""
 
+    @abstractmethod
     def seen(self) -> Array:
         """Observations [B, ...]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def act(self, actions: Array) -> tuple[Array, Array]:
         """Rewards [B], and where an episode is over early."""
-        raise NotImplementedError
 
 
 class Identity(Small):

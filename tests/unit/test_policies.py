@@ -175,6 +175,8 @@ def test_gaussian_actions_begin_as_wide_as_is_asked_for() -> None:
     policy, _ = network(torch.zeros(2, *BOX.observation.shape))
     assert isinstance(policy, DiagonalGaussian)
     assert policy.log_std.tolist() == [-0.5] * policy.mean.shape[-1]
+    with pytest.raises(ConfigError, match=r"initial_log_std: -0\.5 is for boxes, Test-v0 has Discrete"):
+        PolicyHead(SPEC, "auto", initial_log_std=-0.5)
     with pytest.raises(ConfigError, match="initial_log_std: is for gaussian actions, a squashed policy has none"):
         PolicySettings(distribution="squashed", initial_log_std=-0.5)
 
