@@ -22,7 +22,14 @@ from core import envs as vector
 from core import rpc
 from core.algorithms import make
 from core.compression import crosses_network
-from core.errors import DeadlineError, EnvironmentFailedError, TableClosedError, UnavailableError, WeightsCorruptError
+from core.errors import (
+    DeadlineError,
+    EnvironmentFailedError,
+    SeatLostError,
+    TableClosedError,
+    UnavailableError,
+    WeightsCorruptError,
+)
 from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.runspec import RunSpec
@@ -37,41 +44,52 @@ logger = logging.getLogger(__name__)
 def run(learner_address: str, wanted_slot: int | None = None) -> int:
     """Act for the learner at `learner_address` until the run is over. Returns the exit code; raises ShoalError.
 
-    `wanted_slot` is asked for, not insisted on: a launcher's actor keeps its slot through restarts.
+    `wanted_slot` is asked for, not insisted on: a launcher's actor keeps its slot through restarts. Where another
+    learner of the run takes over, or the slot was given away, the process joins again and begins anew.
     """
     import torch
 
     torch.set_num_threads(1)
-    incarnation = secrets.randbits(63)
     with rpc.open_channel(learner_address, max_message_bytes=-1) as channel:  # weights are as large as they are
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Learner"], f"the learner at {learner_address}")
-        request = pb.JoinRequest(
-            protocol=rpc.PROTOCOL,
-            incarnation=incarnation,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            wanted_slot=wanted_slot,
-        )
-        try:
-            joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
-        except DeadlineError as error:
-            raise UnavailableError(
-                f"no learner gave a slot at {learner_address} for {JOIN_TIMEOUT_S:g} s: is it running, and is "
-                "the address the one that it prints as `learner listens on`? If so, it waits for its replay server; "
-                f"`shoal status {learner_address}` says which"
-            ) from error
-        rpc.check_protocol(joined.protocol, client.peer)
-        print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
-        actor = Actor(client, learner_address, incarnation, joined)
-        try:
-            finished = actor.run()
-        except EnvironmentFailedError as error:
-            traceback.print_exception(error)
-            raise
-        finally:
-            actor.close()
+        while True:
+            incarnation = secrets.randbits(63)
+            joined = _join(client, learner_address, incarnation, wanted_slot)
+            print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
+            actor = Actor(client, learner_address, incarnation, joined)
+            try:
+                finished = actor.run()
+                break
+            except SeatLostError as error:
+                logger.warning("slot %d: %s; joining again", joined.slot, error)
+                wanted_slot = joined.slot
+            except EnvironmentFailedError as error:
+                traceback.print_exception(error)
+                raise
+            finally:
+                actor.close()
     print(f"the run is over: {finished}", flush=True)
     return 0
+
+
+def _join(client: rpc.Client, address: str, incarnation: int, wanted_slot: int | None) -> pb.JoinReply:
+    request = pb.JoinRequest(
+        protocol=rpc.PROTOCOL,
+        incarnation=incarnation,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        wanted_slot=wanted_slot,
+    )
+    try:
+        joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
+    except DeadlineError as error:
+        raise UnavailableError(
+            f"no learner gave a slot at {address} for {JOIN_TIMEOUT_S:g} s: is it running, and is "
+            "the address the one that it prints as `learner listens on`? If so, it waits for its replay server; "
+            f"`shoal status {address}` says which"
+        ) from error
+    rpc.check_protocol(joined.protocol, client.peer)
+    return joined
 
 
 class Actor:
@@ -95,6 +113,7 @@ class Actor:
             max_chunk_bytes=run.max_chunk_bytes,
             patience_s=run.learner_patience_s,
             compress=crosses_network(experience),
+            learner=joined.learner_incarnation,
         )
         self._weights = WeightsReceiver(
             client,
@@ -109,7 +128,7 @@ class Actor:
         self._stream.when_broken(self._weights.fail)
         import_modules(run.imports)
         self._algorithm = make(run.algorithm, run.settings)
-        seed = vector.seed_of(run.seed, self._slot, first_round=self._round)
+        seed = self._seed_of(self._round)
         envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs, run.env_wrappers)
         spec = vector.spec_of(run.env, envs)
         self._network = self._algorithm.network(spec)
@@ -145,6 +164,9 @@ class Actor:
             self._flat.load(np.frombuffer(snapshot.params, np.float32))
             self._version = snapshot.version
         acting_s = time.perf_counter()
+        restarted = self._round > self._first_round and run.restarts(self._round)
+        if restarted:
+            self._unroller.restart(self._seed_of(self._round))
         task = Task(
             run.seed, self._slot, run.slots, self._round, snapshot.env_steps, run.budget_env_steps, explore=True
         )
@@ -159,8 +181,13 @@ class Actor:
             act_s=time.perf_counter() - acting_s,
             wait_weights_s=acting_s - started_s,
             wait_acks_s=self._waited_acks_s,
+            restarted=restarted,
         )
         return self._send(header, item)
+
+    def _seed_of(self, round_: int) -> int:
+        """Of environments that begin in that round."""
+        return vector.seed_of(self._run.seed, self._slot, first_round=round_)
 
     def _must_contain(self) -> int | None:
         """The round that the next weights must have learned from, where the plan says so: the last one sent here."""

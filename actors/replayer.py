@@ -26,10 +26,15 @@ class Replayer:
                 f"dataset: {collect.dataset!r} has {dataset.total_episodes} episodes, which is none for slot {slot} of "
                 f"{slots}; use fewer --actors"
             )
-        order = np.random.Generator(np.random.Philox(seed)).permutation(len(share))
-        self._columns = {name: np.concatenate([share[i][name] for i in order]) for name in share[0]}
-        self._rows, self._size = collect.rows, len(self._columns["valid"])
-        self._at = np.arange(envs) * self._size // envs
+        self._share, self._envs, self._rows = share, envs, collect.rows
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Begin anew, in the order that this seed gives."""
+        order = np.random.Generator(np.random.Philox(seed)).permutation(len(self._share))
+        self._columns = {name: np.concatenate([self._share[i][name] for i in order]) for name in self._share[0]}
+        self._size = len(self._columns["valid"])
+        self._at = np.arange(self._envs) * self._size // self._envs
 
     def collect(self, policy: Policy) -> tuple[Columns, list[Episode]]:
         """The next unroll: obs [T + 1, B, ...], action, reward, discount and valid [T, B]. No episodes are told."""

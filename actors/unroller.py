@@ -19,7 +19,7 @@ class Unroller:
     """Collects unrolls from one vector environment."""
 
     def __init__(self, envs: vector.Env, spec: EnvSpec, collect: Rows | Episodes, seed: int) -> None:
-        self._envs, self._spec, self._collect, self._seed = envs, spec, collect, seed
+        self._envs, self._spec, self._collect = envs, spec, collect
         self._rows = collect.rows if isinstance(collect, Rows) else collect.max_rows
         T, B = self._rows, envs.num_envs
         self._obs = np.zeros((T + 1, B, *spec.observation.shape), spec.observation.dtype)
@@ -31,7 +31,17 @@ class Unroller:
         self._ended_before = np.zeros(B, bool)
         self._total, self._length = np.zeros(B), np.zeros(B, np.int64)
         self._memory: Array | None = None
-        self._next_obs = self._reset(seed)
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Begin anew, as another process with this seed would."""
+        self._seed = seed
+        self._begin(seed)
+
+    def _begin(self, seed: int | None) -> None:
+        self._next_obs, self._memory = self._reset(seed), None
+        self._ended_before[:] = False
+        self._total[:], self._length[:] = 0.0, 0
 
     def collect(self, policy: Policy) -> tuple[Columns, list[Episode]]:
         """One unroll and the episodes that ended in it.
@@ -42,9 +52,7 @@ class Unroller:
         """
         whole = isinstance(self._collect, Episodes)
         if whole:
-            self._next_obs, self._memory = self._reset(None), None
-            self._ended_before[:] = False
-            self._total[:], self._length[:] = 0.0, 0
+            self._begin(None)
         self._obs[0] = self._next_obs
         remembered = self._memory
         left = np.full(self._envs.num_envs, self._collect.per_env) if isinstance(self._collect, Episodes) else None

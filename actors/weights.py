@@ -158,7 +158,7 @@ class WeightsReceiver:
 
     def _keep(self, snapshot: pb.Snapshot) -> None:
         if snapshot.learner_incarnation != self._learner_incarnation:
-            raise errors.WeightsRegressedError("another learner answers at this address: join anew")
+            raise errors.SeatLostError("another learner answers at this address: join anew")
         if snapshot.version < self._next_version:
             raise errors.WeightsRegressedError(
                 f"version {snapshot.version} came where {self._next_version} or later was due"

@@ -26,22 +26,37 @@ _TENSOR = "__tensor__"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read: `meta` (JSON), `tensors` by name, and `state`, the algorithm's nested state with its tensors."""
+    """What was read: `meta` (JSON), `tensors` by name, and `state`, the algorithm's nested state with its tensors.
+
+    `resume` is the same for what else an exact resume needs; None: it was not made at a reset point.
+    """
 
     path: Path
     meta: dict[str, Any]
     tensors: dict[str, Any]
     state: Any
+    resume: Any = None
 
 
-def write(folder: Path, meta: Mapping[str, Any], network: Any, state: Mapping[str, Any]) -> Path:
-    """Write `folder/<env_steps>` (tmp, fsync, rename, fsync) and return it. `network` is the flat float32 tensor."""
+def write(
+    folder: Path,
+    meta: Mapping[str, Any],
+    network: Any,
+    state: Mapping[str, Any],
+    resume: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `folder/<env_steps>` (tmp, fsync, rename, fsync) and return it. `network` is the flat float32 tensor.
+
+    `state` and `resume` are nested mappings and lists of numbers, text and tensors. Raises CheckpointError; what was
+    there before is untouched then.
+    """
     from safetensors.torch import save
 
     tensors: dict[str, Any] = {"network": network}
     plain = _pack(state, "state", tensors)
+    go_on = None if resume is None else _pack(resume, "resume", tensors)
     data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    document = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **meta, "state": plain}
+    document = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **meta, "state": plain, "resume": go_on}
     path = folder / f"{int(meta['env_steps']):012d}"
     temporary = folder / f".tmp-{path.name}-{os.getpid()}"
     try:
@@ -78,7 +93,7 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} is damaged: its sha256 does not match; use an older one")
     tensors = load(data)
     try:
-        return Checkpoint(path, meta, tensors, _unpack(meta["state"], tensors))
+        return Checkpoint(path, meta, tensors, _unpack(meta["state"], tensors), _unpack(meta.get("resume"), tensors))
     except KeyError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error} is missing; use an older one") from error
 
@@ -103,8 +118,12 @@ def best(folder: Path) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest and the best, and what a killed process left half-written."""
-    spared = {*all_in(folder)[-keep:], best(folder)}
+    """Delete all but the `keep` newest, the best, and the two newest of reset points (one may turn out to be torn).
+
+    What a killed process left half-written goes, too.
+    """
+    reset_points = [path for path in all_in(folder) if _is_reset_point(path)]
+    spared = {*all_in(folder)[-keep:], best(folder), *reset_points[-2:]}
     for path in (*all_in(folder), *folder.glob(".tmp-*")):
         if path not in spared:
             _delete(path)
@@ -115,6 +134,13 @@ def _meta(path: Path) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError("meta.json holds no object")
     return meta
+
+
+def _is_reset_point(path: Path) -> bool:
+    try:
+        return _meta(path).get("resume") is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _eval_return(path: Path) -> float:

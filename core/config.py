@@ -35,10 +35,13 @@ class EvaluationConfig(Settings):
 class CheckpointConfig(Settings):
     """When the learner writes all that is needed to resume."""
 
+    every_env_steps: int = bounded(50_000, low=1)
+    """With a fixed lag: env steps between two checkpoints, in whole rounds. All environments begin anew there, so that
+    a run that goes on from one gives what it would have given."""
     every_s: float = bounded(60.0, above=0)
-    """Seconds between two checkpoints; one more is written at the end."""
+    """In async pace: seconds between two checkpoints. One more is written at the end of any run."""
     keep: int = bounded(3, low=1)
-    """Checkpoints kept; older ones are deleted."""
+    """Checkpoints kept, beside the best and the two newest that a run goes on from exactly; older ones are deleted."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,10 @@ class ItemRejectedError(ReplayError):
     """The item cannot be taken (an unknown slot, a round that is over)."""
 
 
+class SeatLostError(ItemRejectedError):
+    """A process has no seat any more: its learner was replaced, or the slot given away. It may join anew."""
+
+
 class RateLimitedError(ReplayError):
     """The rate limiter did not allow the call before its deadline."""
 

@@ -23,7 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from core import errors
 from core.framing import unframe
 
-PROTOCOL = 2
+PROTOCOL = 3
 _ERROR_KEY = "shoal-error"
 _PROBLEMS_KEY = "shoal-problems-bin"
 _MOST_CHARACTERS = 1500  # of a message; what carries it is refused above 8 KiB, in which a status has it twice

@@ -15,8 +15,9 @@ from core.errors import CodecError
 class RunSpec:
     """One run as an actor sees it.
 
-    `lag` is None in async mode; `slots` is the number of actors asked for; `first_version` is the one that this learner
-    started with (not 0 after a resume).
+    `lag` is None in async mode; `slots` is the number of actors asked for; `first_version` is the oldest one that this
+    learner has (not 0 after a resume). In the rounds that are multiples of `restart_every_rounds` (0: in none) all
+    environments begin anew.
     """
 
     algorithm: str
@@ -31,6 +32,7 @@ class RunSpec:
     budget_env_steps: int
     lag: int | None
     first_version: int
+    restart_every_rounds: int
     table: str
     manifest: str
     window_chunks: int
@@ -42,6 +44,10 @@ class RunSpec:
     def version_of(self, round_: int) -> int | None:
         """The version that acts in a round; None: the newest."""
         return None if self.lag is None else max(self.first_version, round_ - self.lag)
+
+    def restarts(self, round_: int) -> bool:
+        """Whether environments begin anew in that round."""
+        return self.restart_every_rounds > 0 and round_ % self.restart_every_rounds == 0
 
     def pack(self) -> bytes:
         """Msgpack."""

@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 class SampleStream:
     """Draws of one client from one table.
 
-    Draw j is a function of `seed`, j and the table; j counts from 0, and a draw is requested again under its number
-    where the connection broke before the answer. `by_reference` asks to read the table's files where the server has
-    them on this host. `headers` asks for those of inserted unrolls, which one client of a table may have.
+    Draw j is a function of `seed`, j and the table; j counts from `first_draw`, and a draw is requested again under its
+    number where the connection broke before the answer. `by_reference` asks to read the table's files where the server
+    has them on this host. `headers` asks for those of inserted unrolls, which one client of a table may have.
     """
 
     def __init__(
@@ -57,12 +57,14 @@ class SampleStream:
         by_reference: bool = False,
         compress: bool = False,
         headers: bool = False,
+        learner: int = 0,
+        first_draw: int = 0,
         patience_s: float = 30.0,
         clock: Clock | None = None,
     ) -> None:
         self._client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
         wishes = {"by_reference": by_reference and ORDERED_STORES, "compress": compress, "headers": headers}
-        self._open = pb.SampleOpen(protocol=rpc.PROTOCOL, table=table, seed=seed, **wishes)
+        self._open = pb.SampleOpen(protocol=rpc.PROTOCOL, table=table, seed=seed, learner=learner, **wishes)
         self._patience_s, self._clock = patience_s, clock or SystemClock()
         self.torn = 0
         """Draws by reference that were overwritten before they were read, and asked for again."""
@@ -70,7 +72,7 @@ class SampleStream:
         self._opened: pb.SampleOpened | None = None
         self._mapped: MappedRing | None = None
         self._received_epoch = 0  # of the table whose keys were handed out last
-        self._next_draw = 0
+        self._next_draw = first_draw
         self._line = Line()
         self._requests: queue.SimpleQueue[bytes | None] | None = None
         self._call: Any = None
@@ -90,6 +92,12 @@ class SampleStream:
                 return self._opened
             self._check_open()
         raise errors.DeadlineError(f"{self._client.peer} said nothing for {timeout_s:g} s")
+
+    @property
+    def next_draw(self) -> int:
+        """The number of the next draw."""
+        with self._changed:
+            return self._next_draw
 
     @property
     def by_reference(self) -> bool:

@@ -41,8 +41,9 @@ class _Ending(NamedTuple):
 class InsertStream:
     """Inserts items of one life of one actor into one table, exactly once whatever happens to the connection.
 
-    Where the server has lost what it acknowledged (its memory, or a rollback), the stream goes on as a new incarnation;
-    `lost_rows` counts the env_steps that were acknowledged and are gone.
+    `learner` is the incarnation of the one that gave the slot: a table that has become another's refuses the stream
+    with SeatLostError. Where the server has lost what it acknowledged (its memory, or a rollback), the stream goes on
+    as a new incarnation; `lost_rows` counts the env_steps that were acknowledged and are gone.
     """
 
     def __init__(
@@ -57,10 +58,13 @@ class InsertStream:
         max_chunk_bytes: int = 1 << 20,
         patience_s: float = 30.0,
         compress: bool = False,
+        learner: int = 0,
         clock: Clock | None = None,
     ) -> None:
         self._client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], peer)
-        self._open = pb.InsertOpen(protocol=rpc.PROTOCOL, table=table, slot=slot, incarnation=incarnation)
+        self._open = pb.InsertOpen(
+            protocol=rpc.PROTOCOL, table=table, slot=slot, incarnation=incarnation, learner=learner
+        )
         self._window, self._max_chunk_bytes, self._patience_s = window, max_chunk_bytes, patience_s
         self._compressor = Compressor() if compress else None
         self._clock = clock or SystemClock()

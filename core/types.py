@@ -173,7 +173,10 @@ class Episode(NamedTuple):
 
 @dataclass(frozen=True)
 class UnrollHeader:
-    """What travels beside an unroll's columns. Times are the actor's, spent on this unroll, in seconds."""
+    """What travels beside an unroll's columns. Times are the actor's, spent on this unroll, in seconds.
+
+    `restarted`: its environments began anew with it, so its first row does not follow the unroll before.
+    """
 
     slot: int
     round: int
@@ -183,3 +186,4 @@ class UnrollHeader:
     act_s: float = 0.0
     wait_weights_s: float = 0.0
     wait_acks_s: float = 0.0
+    restarted: bool = False

@@ -264,6 +264,7 @@ def header_to_proto(header: UnrollHeader) -> pb.UnrollHeader:
         act_s=header.act_s,
         wait_weights_s=header.wait_weights_s,
         wait_acks_s=header.wait_acks_s,
+        restarted=header.restarted,
     )
 
 
@@ -278,4 +279,5 @@ def header_from_proto(message: pb.UnrollHeader) -> UnrollHeader:
         act_s=message.act_s,
         wait_weights_s=message.wait_weights_s,
         wait_acks_s=message.wait_acks_s,
+        restarted=message.restarted,
     )

@@ -28,20 +28,23 @@ class Evaluator:
         torch.random.set_rng_state(state)
         self._flat = flatten(self._network)
         self._envs: vector.Env | None = None
-        self._count = 0
 
-    def run(self, flat: Flat, env_steps: int, stopped: Callable[[], bool]) -> tuple[float, float] | None:
-        """(mean return, seconds it took); None where `stopped()` came true, which is asked at every row."""
+    def run(
+        self, flat: Flat, env_steps: int, stopped: Callable[[], bool], number: int = 0
+    ) -> tuple[float, float] | None:
+        """(mean return, seconds it took); None where `stopped()` came true, which is asked at every row.
+
+        `number` counts the run's evaluations: each has seeds of its own.
+        """
         started_s = time.perf_counter()
         config, episodes = self._config, self._config.evaluation.episodes
         if self._envs is None:
             self._envs = vector.make(config.env, min(episodes, MAX_ENVS), config.env_kwargs, config.env_wrappers)
         self._flat.load(flat.snapshot())
-        task = Task(config.seed, 0, 1, self._count, env_steps, config.env_steps, explore=False)
-        seed = vector.seed_of(config.seed, self._count, vector.EVALUATION)
+        task = Task(config.seed, 0, 1, number, env_steps, config.env_steps, explore=False)
+        seed = vector.seed_of(config.seed, number, vector.EVALUATION)
         policy = self._algorithm.policy(self._network, task)
         played = evaluate(policy, self._envs, self._spec, episodes, seed, stopped)
-        self._count += 1
         if len(played) < episodes:
             return None
         return sum(e.total_reward for e in played) / len(played), time.perf_counter() - started_s

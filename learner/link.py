@@ -11,12 +11,13 @@ from core import rpc
 from core.clock import Clock, SystemClock
 from core.compression import crosses_network
 from core.config import Config
-from core.errors import ConfigError, ShoalError
+from core.errors import ConfigError, ShoalError, UnavailableError
 from core.sampling import SampleStream
 from core.specs import Signature
 from core.types import Lag, Plan, Replay
+from learner.checkpoints import Start
 from learner.coordinator import CompleteRound
-from learner.pace import draw_seed
+from learner.pace import Drawing, draw_seed
 from learner.replay import AsyncFetch, LagFetch, Note
 from learner.status import Waiter
 from protos import experience_pb2 as pb
@@ -26,8 +27,11 @@ from replay_server.settings import plan as parts_of
 from replay_server.staging import MOST_BYTES
 
 ASK_TIMEOUT_S = 2.0
+ROLLBACK_TIMEOUT_S = 60.0
 MESSAGE_SHARE = 0.9
 """Of the largest message, for a draw's items; headers come beside them."""
+INTERVALS_KEPT = 2
+"""Between checkpoints: the newest may turn out to be torn."""
 KEY_BYTES = 16
 """Of an item's key and probability."""
 logger = logging.getLogger(__name__)
@@ -40,10 +44,12 @@ def definition_of(
     signature: Signature,
     writers: int,
     max_message_bytes: int = MOST_DRAW_BYTES,
+    rounds_between: int = 0,
 ) -> ReplayDefinition:
     """The table that a plan asks for. With a fixed lag the learner counts and the server only waits for rounds.
 
-    A draw has as many batches as a round needs and a message holds, at least one.
+    A draw has as many batches as a round needs and a message holds, at least one. With `rounds_between` checkpoints the
+    table keeps what is evicted after the one before the newest: a rollback to either finds everything.
     """
     lag = isinstance(plan.pace, Lag)
     definition = ReplayDefinition(
@@ -67,7 +73,18 @@ def definition_of(
         batches = math.ceil(writers * signature.max_rows * signature.max_envs * table.updates_per_env_step)
     room = int(MESSAGE_SHARE * min(max_message_bytes, MOST_DRAW_BYTES))
     fits = room // (table.batch_size * (window_bytes(definition) + KEY_BYTES))
-    return replace(definition, max_batches=max(1, min(batches, fits)))
+    definition = replace(definition, max_batches=max(1, min(batches, fits)))
+    spare_rows = INTERVALS_KEPT * _cells_of(definition, rounds_between) if table.evict and rounds_between else 0
+    return replace(definition, spare_rows=spare_rows)
+
+
+def _cells_of(definition: ReplayDefinition, rounds: int) -> int:
+    """The most that so many rounds take of the ring: all begin a block, and a block may skip the ring's end."""
+    signature, layout = definition.signature, parts_of(definition).layout
+    block_rows = layout.block_rows_for(signature.max_rows, signature.max_envs, definition.writers)
+    unrolls = (block_rows - layout.repeated - 1) // signature.max_rows
+    blocks = definition.writers * (math.ceil(rounds / unrolls) + 1) + 1
+    return blocks * block_rows * signature.max_envs
 
 
 def why_refused(definition: ReplayDefinition, actors: int, lag: int | None = None) -> str | None:
@@ -94,14 +111,18 @@ def _why_too_much_staged(signature: Signature, actors: int, lag: int) -> str | N
 
 
 class ReplayLink:
-    """Makes the table at once and keeps the connection until `close`."""
+    """Makes the table at once and keeps the connection until `close`.
+
+    A learner that goes on from a reset point `start`s there, and the table goes back to it; `exact`: with all it had.
+    """
 
     def __init__(
         self,
         address: str,
         config: Config,
         definition: ReplayDefinition,
-        first_version: int,
+        start: Start,
+        incarnation: int = 0,
         clock: Clock | None = None,
     ) -> None:
         network, self.peer, self._name = config.network, f"the replay server at {address}", definition.name
@@ -113,17 +134,22 @@ class ReplayLink:
         rpc.check_protocol(info.protocol, self.peer)
         self.tcp_address = next((a for a in info.addresses if not a.startswith("unix:")), "")
         table = pb.TableDefinition(name=definition.name, settings=definition.pack())
-        request = pb.EnsureTableRequest(protocol=rpc.PROTOCOL, table=table)
+        request = pb.EnsureTableRequest(protocol=rpc.PROTOCOL, table=table, learner=incarnation)
         made = self._client.unary("EnsureTable", request, pb.EnsureTableReply, network.call_timeout_s)
         for change in made.changed:
             logger.warning("table %r at %s: %s", definition.name, self.peer, change)
-        if not made.created:
-            self._look_at_what_is_there(info, definition)
+        self.kept, self.exact, self._drawing = made.kept, start.exact, Drawing(draw_seed(config.seed, start.version))
+        if definition.staged:
+            self._begin(made, start, info)
+        elif not made.created:
+            self._look_at_what_is_there(info)
         self._stream = SampleStream(
             self._channel,
             self.peer,
             definition.name,
-            draw_seed(config.seed, first_version),
+            self._drawing.seed,
+            first_draw=self._drawing.next_draw,
+            learner=incarnation,
             by_reference=address.startswith("unix:"),
             compress=crosses_network(address),
             headers=True,
@@ -139,17 +165,49 @@ class ReplayLink:
         max_items = self._stream.opened.max_items
         if rounds is None:
             return AsyncFetch(self._stream, table, max_items, self._without_rows, note)
-        return LagFetch(self._stream, table, max_items, self._without_rows, note, rounds, self._patience_s)
+        return LagFetch(
+            *(self._stream, table, max_items, self._without_rows, note, rounds, self._patience_s), self._drawing
+        )
 
-    def _look_at_what_is_there(self, info: pb.InfoReply, definition: ReplayDefinition) -> None:
-        """Items of before this learner: in async pace they are learned from, too."""
-        found = self._mine(info).figures
-        if definition.staged and found["inserted"]:
+    def checkpoint(self, round_: int) -> bool:
+        """Have the table write what `round_` goes back to; False where it is kept in memory only.
+
+        A server that is away is waited for. Raises what it answers, and UnavailableError where it stays away.
+        """
+        if self.kept:
+            request = pb.CheckpointRequest(protocol=rpc.PROTOCOL, table=self._name, round=round_)
+            give_up_s = self._clock.now_s() + self._patience_s
+            while True:
+                left_s = max(1.0, give_up_s - self._clock.now_s())
+                try:
+                    self._client.unary("Checkpoint", request, pb.CheckpointReply, left_s, wait=True)
+                    break
+                except UnavailableError:
+                    if self._clock.now_s() >= give_up_s:
+                        raise
+        return self.kept
+
+    def _begin(self, made: pb.EnsureTableReply, start: Start, info: pb.InfoReply) -> None:
+        """With a fixed lag: an empty table, or one that goes back to where the checkpoint was made."""
+        if start.drawing is not None and not made.created and made.kept:
+            request = pb.RollbackRequest(protocol=rpc.PROTOCOL, table=self._name, round=start.version)
+            back = self._client.unary("Rollback", request, pb.RollbackReply, ROLLBACK_TIMEOUT_S)
+            self._drawing, self.exact = start.drawing, start.exact and not back.lost_items
+            if back.lost_items:
+                logger.warning("table %r at %s lost %d items that it had", self._name, self.peer, back.lost_items)
+        elif not made.created and self._mine(info).figures["inserted"]:
             raise ConfigError(
-                f"table {self._name!r} at {self.peer} had {found['inserted']:,.0f} items of other rounds: with a fixed "
-                "policy lag a run, a resumed one too, begins with an empty table. Give another --data-dir, or remove "
-                "that one first"
+                f"table {self._name!r} at {self.peer} had {self._mine(info).figures['inserted']:,.0f} items of other "
+                "rounds: with a fixed policy lag a run begins with an empty table, or goes on from a checkpoint that "
+                "the table was written for. Give another --data-dir, or remove that one first"
             )
+        elif start.version:
+            logger.warning("table %r at %s is empty: the run goes on without what was in it", self._name, self.peer)
+            self.exact = False
+
+    def _look_at_what_is_there(self, info: pb.InfoReply) -> None:
+        """In async pace, items of before this learner are learned from, too."""
+        found = self._mine(info).figures
         if found["items"]:
             logger.warning(
                 "table %r at %s holds %d items of before: they are learned from", self._name, self.peer, found["items"]

@@ -9,28 +9,28 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from core import checkpoint
 from core import envs as vector
 from core.algorithms import make
 from core.algorithms.contract import Algorithm
 from core.algorithms.signature import item_signature
 from core.clock import SystemClock
 from core.config import Config
-from core.errors import CheckpointError, ConfigError, DivergedError
+from core.errors import CheckpointError, ConfigError, DivergedError, ReplayError
 from core.http import MetricsServer
 from core.metrics import Metrics
 from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.types import Async, Episodes, Lag, Plan, Recorded, Replay, Rows
+from learner.checkpoints import Checkpoints, Start
 from learner.evaluation import Evaluator
 from learner.progress import Progress
 from learner.recorder import Recorder
@@ -113,9 +113,10 @@ class Learner:
         self._flat = flatten(self._network)
         self._state = algorithm.state(self._network)
         self._progress = Progress(SystemClock().now_s, config.env_steps)
+        folder = run_dir / "checkpoints"
+        self._checkpoints = Checkpoints(config, plan, folder, self._spec, self._flat, self._state, self._progress)
         self._resumed = resume
-        if resume:
-            self._resume()
+        self._start = self._checkpoints.resume() if resume else Start()
         self._recorder = Recorder(run_dir, self._progress, Metrics())
         self._services: Services | None = None
         self._source: Source | None = None
@@ -131,8 +132,9 @@ class Learner:
             self._signature,
             manifest=self._flat.manifest(),
             incarnation=secrets.randbits(63),
-            version=self._progress.version,
+            start=self._start,
             env_steps=self._progress.env_steps,
+            restart_every_rounds=self._checkpoints.rounds_between,
             news=lambda: (self._recorder.figures, self._recorder.verdict),
         )
         addresses = self._services.start([config.network.listen, *(f"unix:{path}" for path in sockets)], replay_address)
@@ -160,30 +162,47 @@ class Learner:
             self._recorder,
             self._evaluator,
             publish=self._publisher(services),
+            before_publish=self._at_reset_point,
             save=self._save,
+            save_every_s=math.inf if self._checkpoints.rounds_between else self._config.checkpoint.every_s,
             status=services.status,
         )
         with _stop_on_signals(trainer):
             try:
+                self._begin(services)
                 reason = trainer.run()
             except Exception as error:
                 if not isinstance(error, DivergedError):
                     self._save()
                 raise
             services.finish(reason)
-            self._save()
+            self._checkpoints.save()
             if self._progress.updates and reason != INTERRUPTED:
                 trainer.evaluate()
-                self._save()
+                self._checkpoints.save()
             self._recorder.tick(services.status, force=True)
             self._summarise(reason, trainer)
         print(f"the run is over: {reason}", flush=True)
+
+    def _begin(self, services: Services) -> None:
+        """Publish what actors may still need of before; a new run writes down where it begins."""
+        for version, env_steps, params in self._start.published:
+            self._checkpoints.published(version, env_steps, params)
+            services.publish(version, env_steps, params)
+        if not self._resumed:
+            self._at_reset_point(0)
 
     def _publisher(self, services: Services) -> Callable[[int, int], None]:
         """What hands a version on; with what it contains of each actor, where the actors wait for that."""
         pace = self._plan.pace
         settled = self._progress.settled if isinstance(pace, Async) and pace.own_applied else None
-        return lambda version, env_steps: services.publish(version, env_steps, self._flat.snapshot(), settled)
+
+        def publish(version: int, env_steps: int) -> None:
+            params = self._flat.snapshot()
+            self._checkpoints.published(version, env_steps, params)
+            services.publish(version, env_steps, params, settled)
+
+        return publish
 
     def _summarise(self, reason: str, trainer: Trainer) -> None:
         status = self._services.status() if self._services else Status()
@@ -198,56 +217,28 @@ class Learner:
                 "device": str(self._device),
                 "ended": reason,
                 "restarts": status.replaced,
-                "deterministic": status.deterministic and not self._resumed,
+                "deterministic": status.deterministic and self._start.exact,
                 "weights_sha256": hashlib.sha256(self._flat.snapshot().tobytes()).hexdigest(),
                 "first_update_unix_s": trainer.first_update_unix_s,
                 "solved_unix_s": trainer.solved_unix_s,
             }
         )
 
-    def _meta(self) -> dict[str, Any]:
-        progress = self._progress
-        return {
-            "algorithm": self._config.algorithm,
-            "settings": dict(self._config.settings),
-            "env": self._config.env,
-            "env_kwargs": dict(self._config.env_kwargs),
-            "env_wrappers": list(self._config.env_wrappers),
-            "imports": list(self._config.imports),
-            "env_spec": self._spec.to_plain(),
-            "manifest": self._flat.manifest(),
-            "seed": self._config.seed,
-            "env_steps": progress.env_steps,
-            "updates": progress.updates,
-            "version": progress.version,
-            "eval_return": progress.eval_return if progress.evaluated_version == progress.version else None,
-        }
+    def _at_reset_point(self, version: int) -> None:
+        """Write what the run goes on from after a kill, if this version is to be published at a reset point."""
+        if self._services is None or not self._checkpoints.is_reset_point(version):
+            return
+        try:
+            drawing, exact = self._services.mark_reset_point(version)
+            self._checkpoints.save_at_reset_point(drawing, exact=exact and self._start.exact)
+        except (CheckpointError, ReplayError) as error:
+            logger.warning("no checkpoint of version %d: %s; the run goes on, and the one before stays", version, error)
 
     def _save(self) -> None:
-        if not self._progress.updates:
-            return
-        folder = self._run_dir / "checkpoints"
-        checkpoint.write(folder, self._meta(), self._flat.data, self._state.state_dict())
-        checkpoint.prune(folder, self._config.checkpoint.keep)
-
-    def _resume(self) -> None:
-        saved = checkpoint.read(checkpoint.latest(self._run_dir / "checkpoints"))
-        if saved.meta["manifest"] != self._flat.manifest():
-            raise CheckpointError(
-                f"{saved.path} holds a network of {saved.meta['algorithm']} on {saved.meta['env']} with settings "
-                f"{saved.meta['settings']}, now {self._config.algorithm} on {self._config.env} with "
-                f"{dict(self._config.settings)} makes another one: leave out what was changed, or start a new run"
-            )
-        self._flat.load(saved.tensors["network"].numpy())
-        self._state.load_state_dict(saved.state)
-        meta = saved.meta
-        self._progress.resumed(int(meta["env_steps"]), int(meta["updates"]), int(meta["version"]))
-        if self._progress.env_steps >= self._config.env_steps:
-            raise ConfigError(
-                f"env_steps: the budget of {self._config.env_steps:,} is used up (the checkpoint has "
-                f"{self._progress.env_steps:,}); give a larger --env-steps to go on"
-            )
-        print(f"resumed from {saved.path}", flush=True)
+        try:
+            self._checkpoints.save()
+        except CheckpointError as error:
+            logger.warning("%s; the run goes on", error)
 
     def close(self) -> None:
         """Stop the services and threads and flush the files."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from core.types import Array, Columns
 
@@ -19,7 +20,7 @@ class UpdateCount:
 
     updates so far = floor(max(0, env_steps so far - min_size) x updates_per_env_step)
 
-    Counted from the learner's start: a resumed one fills its table to `min_size` again.
+    Counted from where the table was empty.
     """
 
     min_size: int
@@ -36,6 +37,35 @@ class UpdateCount:
         updates = math.floor(max(0, self.env_steps - self.min_size) * ratio) - self.updates
         self.updates += updates
         return updates
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Where drawing behind a fixed lag stands between two rounds: draws count on from here, of the same `seed`.
+
+    `keys` [n] and `priorities` [n] were computed and not set yet; None: there are none.
+    """
+
+    seed: int
+    next_draw: int = 0
+    env_steps: int = 0
+    updates: int = 0
+    may_draw: bool = False
+    keys: Array | None = None
+    priorities: Array | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint: numbers, and tensors for arrays. The seed is text: JSON has no 64 bits."""
+        arrays = {name: getattr(self, name) for name in ("keys", "priorities")}
+        tensors = {name: None if array is None else torch.from_numpy(array) for name, array in arrays.items()}
+        return {**vars(self), "seed": str(self.seed), **tensors}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Drawing:
+        """The inverse."""
+        arrays = {name: plain[name] for name in ("keys", "priorities")}
+        known = {name: None if tensor is None else tensor.numpy() for name, tensor in arrays.items()}
+        return cls(**{**plain, "seed": int(plain["seed"]), **known})
 
 
 class Part(NamedTuple):
@@ -71,7 +101,7 @@ def latest(priorities: Sequence[tuple[Array, Array]]) -> tuple[Array, Array] | N
 
 
 def draw_seed(seed: int, first_version: int) -> int:
-    """The seed of a run's draws; a resumed run's are others than those before its checkpoint, and always the same."""
+    """The seed of a run's draws; one that goes on from no reset point draws others than before, and always the same."""
     if first_version == 0:
         return seed
     return int(np.random.SeedSequence([seed, first_version]).generate_state(1, np.uint64)[0])

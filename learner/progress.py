@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from core.types import Result, UnrollHeader
 from learner.bottleneck import Shares, Verdict, judge
@@ -40,6 +41,12 @@ class Times:
         return Times(**{name: value - getattr(other, name) for name, value in vars(self).items()})
 
 
+_KEPT = (
+    *("env_steps", "updates", "version", "episodes", "max_staleness", "eval_return", "evaluated_version"),
+    *("evaluations", "next_evaluation", "solved_at_env_steps"),
+)
+
+
 @dataclass
 class Progress:
     """Counters of one run; `started_s` is when the first batch came."""
@@ -61,6 +68,9 @@ class Progress:
     _returns: deque[float] = field(default_factory=lambda: deque(maxlen=EPISODES))
     _lengths: deque[int] = field(default_factory=lambda: deque(maxlen=EPISODES))
     evaluated_version: int | None = None
+    evaluations: int = 0
+    next_evaluation: int = 0
+    """The env steps from which on the next one is due."""
     is_best: bool = False
     _best: float = -math.inf
     _since: tuple[Times, float, int] = field(default_factory=lambda: (Times(), 0.0, 0))
@@ -73,6 +83,20 @@ class Progress:
     def resumed(self, env_steps: int, updates: int, version: int) -> None:
         """Go on from a checkpoint's counters."""
         self.env_steps, self.updates, self.version = env_steps, updates, version
+
+    def to_plain(self) -> dict[str, Any]:
+        """All that counts on after an exact resume, for JSON; times begin anew."""
+        plain = {name: getattr(self, name) for name in _KEPT}
+        best = None if self._best == -math.inf else self._best
+        return {**plain, "best": best, "returns": list(self._returns), "lengths": list(self._lengths)}
+
+    def restore(self, plain: Mapping[str, Any]) -> None:
+        """The inverse."""
+        for name in _KEPT:
+            setattr(self, name, plain[name])
+        self._best = -math.inf if plain["best"] is None else plain["best"]
+        self._returns.extend(plain["returns"])
+        self._lengths.extend(plain["lengths"])
 
     def received(self, headers: Sequence[UnrollHeader], wait_s: float, limiter_s: float) -> None:
         """Unrolls came in after a wait."""
@@ -119,6 +143,7 @@ class Progress:
     def evaluated(self, mean_return: float, took_s: float, target_return: float | None) -> None:
         """An evaluation of the current params."""
         self.eval_return, self.evaluated_version = mean_return, self.version
+        self.evaluations += 1
         self.is_best, self._best = mean_return > self._best, max(mean_return, self._best)
         self.times.evaluation_s += took_s
         self._measured_s, self._measured_env_steps = self._measured(without_s=took_s)

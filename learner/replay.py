@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from core.draws import Reply
 from core.errors import DeadlineError, TableClosedError
 from core.types import Array, Columns, Replay, UnrollHeader
 from learner.coordinator import CompleteRound
-from learner.pace import Part, UpdateCount, join, latest, split
+from learner.pace import Drawing, Part, UpdateCount, join, latest, split
 from learner.source import Delivery
 
 AHEAD = 2
@@ -49,6 +50,11 @@ class Stream(Protocol):
         """The next reply, or news."""
         ...
 
+    @property
+    def next_draw(self) -> int:
+        """The number of the next draw."""
+        ...
+
     def wake(self) -> None:
         """Let `receive` raise DeadlineError."""
         ...
@@ -66,13 +72,13 @@ class ReplayFetch:
     ) -> None:
         self._stream, self._table, self._max_items = stream, table, max_items
         self._without_rows, self._note = {"key", "probability", *without_rows}, note
-        self._priorities: queue.SimpleQueue[tuple[Array, Array]] = queue.SimpleQueue()
+        self._priorities: deque[tuple[Array, Array]] = deque()
         self._wakes = threading.Semaphore(0)
         self._closed = False
 
     def set_priorities(self, keys: Array, priorities: Array) -> None:
         """Send these with the next request."""
-        self._priorities.put((keys, priorities))
+        self._priorities.append((keys, priorities))
 
     def wake(self) -> None:
         """Let the source's thread look whether a round is complete."""
@@ -99,8 +105,8 @@ class ReplayFetch:
     def _request(self, parts: Sequence[Part], apply: tuple[int, Sequence[int]] | None = None) -> None:
         """Ask for these draws, the first one behind `apply` and the priorities that are known by now."""
         known = []
-        while not self._priorities.empty():
-            known.append(self._priorities.get())
+        while self._priorities:
+            known.append(self._priorities.popleft())
         priorities = latest(known)
         for part in parts:
             self._stream.request(part.batches, part.batch_size, apply=apply, priorities=priorities)
@@ -155,6 +161,7 @@ class LagFetch(ReplayFetch):
 
     The request for a round goes out when the version before it is published and all that its cohort owes is staged, so
     draws and priorities come in the same order in every run. `rounds` gives the complete ones, None at the end.
+    `begin` is where a checkpoint left off.
     `went_back`: a power cut or a rollback took what the run had put into the table, so it cannot be repeated.
     """
 
@@ -167,11 +174,14 @@ class LagFetch(ReplayFetch):
         note: Note,
         rounds: queue.SimpleQueue[CompleteRound | None],
         patience_s: float,
+        begin: Drawing,
     ) -> None:
         super().__init__(stream, table, max_items, without_rows, note)
-        self._rounds, self._patience_s = rounds, patience_s
-        self._count = UpdateCount(table.min_size, table.updates_per_env_step)
-        self._may_draw = False  # from an empty table a draw would wait for ever
+        self._rounds, self._patience_s, self._seed = rounds, patience_s, begin.seed
+        self._count = UpdateCount(table.min_size, table.updates_per_env_step, begin.env_steps, begin.updates)
+        self._may_draw = begin.may_draw  # from an empty table a draw would wait for ever
+        if begin.keys is not None and begin.priorities is not None:
+            self.set_priorities(begin.keys, begin.priorities)
         self._epoch: int | None = None
         self.went_back = False
 
@@ -195,6 +205,14 @@ class LagFetch(ReplayFetch):
         columns, delivery = self._deliver(drawn, complete.headers)
         delivery.limiter_wait_s = 0.0  # it waits for actors
         return columns, delivery
+
+    def drawing(self) -> Drawing:
+        """Where it stands. For the training thread between a delivery and the version after it: nothing moves then."""
+        keys, priorities = latest(list(self._priorities)) or (None, None)
+        count = self._count
+        return Drawing(
+            self._seed, self._stream.next_draw, count.env_steps, count.updates, self._may_draw, keys, priorities
+        )
 
     def _next_round(self) -> CompleteRound | None:
         while self._rounds.empty():

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from core import rpc
-from core.errors import ItemRejectedError
+from core.errors import SeatLostError
 from core.runspec import RunSpec
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
@@ -55,7 +55,7 @@ class LearnerService:
         rpc.check_protocol(request.protocol, f"actor {request.slot}")
         actor = self._coordinator.actors.get(request.slot)
         if actor is None or actor.incarnation != request.incarnation:
-            raise ItemRejectedError(f"slot {request.slot} is another process's by now: join anew")
+            raise SeatLostError(f"slot {request.slot} is another process's by now, or another learner's: join anew")
         lease = self._coordinator.lease(request.slot, request.incarnation)
         try:
             await context.send_initial_metadata(())  # tells the actor that the stream stands

@@ -22,8 +22,10 @@ from core.specs import Signature
 from core.types import Array, Episodes, Lag, Plan, Queue, Replay
 from learner.background import LoopThread
 from learner.bottleneck import Verdict
+from learner.checkpoints import Start
 from learner.coordinator import Coordinator
 from learner.link import ReplayLink, definition_of, why_refused
+from learner.pace import Drawing
 from learner.publisher import encode
 from learner.replay import AsyncFetch, LagFetch
 from learner.rounds import Rounds
@@ -55,14 +57,15 @@ class Services:
         *,
         manifest: str,
         incarnation: int,
-        version: int,
+        start: Start,
         env_steps: int,
+        restart_every_rounds: int,
         news: Callable[[], tuple[dict[str, float], Verdict]],
     ) -> None:
         self._config, self._plan, self._signature = config, plan, signature
         self._manifest, self._incarnation, self._news = manifest, incarnation, news
         self._lag = plan.pace.rounds if isinstance(plan.pace, Lag) else None
-        self._first_version = version
+        self._start_at, self._restart_every_rounds = start, restart_every_rounds
         self._loop = LoopThread()
         self._server: grpc.aio.Server | None = None
         self._replay_address: str | None = None
@@ -77,7 +80,7 @@ class Services:
                 self._lag,
                 config.faults.rejoin_grace_s,
                 config.actors,
-                version,
+                start.version,
                 first_async_round=env_steps,
                 staged=isinstance(plan.table, Replay),
             ),
@@ -89,7 +92,8 @@ class Services:
         )
         if isinstance(plan.table, Replay):
             self._definition = definition_of(
-                TABLE, plan, plan.table, signature, config.actors, config.network.max_message_bytes
+                *(TABLE, plan, plan.table, signature, config.actors, config.network.max_message_bytes),
+                rounds_between=restart_every_rounds,
             )
             ConfigError.raise_if(filter(None, [why_refused(self._definition, config.actors, self._lag)]))
             self._coordinator.why_refused = partial(why_refused, self._definition, lag=self._lag)
@@ -99,7 +103,8 @@ class Services:
         self._replay_address = replay_address
         bound = self._loop.call(self._start(addresses), START_TIMEOUT_S)
         if isinstance(self._plan.table, Replay):
-            self._link = ReplayLink(replay_address or bound[-1], self._config, self._definition, self._first_version)
+            at, start, me = replay_address or bound[-1], self._start_at, self._incarnation
+            self._link = ReplayLink(at, self._config, self._definition, start, me)
             rounds = None if self._lag is None else self._coordinator.complete
             note = partial(self._loop.post, self._coordinator.note)
             self._fetch = self._link.fetch(self._plan.table, note, rounds)
@@ -145,6 +150,17 @@ class Services:
         encoded = encode(self._incarnation, version, env_steps, params, self._manifest, settled)
         self._loop.post(self._coordinator.publish, version, encoded)
 
+    def mark_reset_point(self, version: int) -> tuple[Drawing | None, bool]:
+        """Before its version is published: where drawing stands, and whether the run can go on exactly from here.
+
+        A replay table writes what it goes back to; one in memory only cannot. Without one there is nothing to draw.
+        """
+        deterministic = self.status().deterministic
+        if self._link is None or not isinstance(self._fetch, LagFetch):
+            return None, deterministic
+        kept = self._link.checkpoint(version)
+        return (self._fetch.drawing() if kept else None), kept and deterministic
+
     def finish(self, reason: str) -> None:
         """Tell the actors that the run is over."""
         self._loop.post(self._coordinator.finish, reason)
@@ -162,7 +178,7 @@ class Services:
         return Status(
             actors=len(self._coordinator.actors),
             replaced=rounds.status().replaced,
-            deterministic=rounds.deterministic and not went_back,
+            deterministic=rounds.deterministic and not went_back and (self._link is None or self._link.exact),
             tables={TABLE: figures} if figures else {},
             waiters=tuple(self._waiters()),
         )
@@ -211,9 +227,9 @@ class Services:
             return None
         pad = isinstance(plan.collect, Episodes)
         if self._lag is not None:
-            return self._experience.host(TABLE, RoundQueue(self._signature, self._lag, pad=pad))
+            return self._experience.host(TABLE, RoundQueue(self._signature, self._lag, pad=pad), self._incarnation)
         capacity = FIFO_BATCHES * max(plan.table.items, self._config.actors)
-        return self._experience.host(TABLE, FifoQueue(self._signature, capacity, pad=pad))
+        return self._experience.host(TABLE, FifoQueue(self._signature, capacity, pad=pad), self._incarnation)
 
     def _experience_address(self, peer: str) -> str:
         """Where an actor finds the table: a unix socket is of no use to one that came over TCP.
@@ -242,7 +258,8 @@ class Services:
             seed=config.seed,
             budget_env_steps=config.env_steps,
             lag=self._lag,
-            first_version=self._first_version,
+            first_version=self._start_at.first_version,
+            restart_every_rounds=self._restart_every_rounds,
             table=TABLE,
             manifest=self._manifest,
             window_chunks=config.network.window_chunks,

@@ -31,7 +31,11 @@ INTERRUPTED = "interrupted"
 
 
 class Trainer:
-    """One run's loop. `publish(version, env_steps)` hands weights on; `save()` writes a checkpoint."""
+    """One run's loop. `publish(version, env_steps)` hands weights on; `save()` writes a checkpoint.
+
+    `before_publish(version)` is told of every version after an update, before anybody can act with it. `save_every_s`:
+    seconds between two checkpoints that are made by the clock.
+    """
 
     def __init__(
         self,
@@ -46,22 +50,26 @@ class Trainer:
         evaluator: Evaluator,
         *,
         publish: Callable[[int, int], None],
+        before_publish: Callable[[int], None],
         save: Callable[[], None],
+        save_every_s: float,
         status: Callable[[], Status],
     ) -> None:
         self._config, self._algorithm, self._network, self._flat = config, algorithm, network, flat
         self._state, self._source, self._progress = state, source, progress
         self._recorder, self._evaluator = recorder, evaluator
-        self._publish, self._save, self._status = publish, save, status
+        self._publish, self._before_publish, self._save, self._status = publish, before_publish, save, status
         self._stop: str | None = None
-        self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
-        self._next_checkpoint_s = progress.now_s() + config.checkpoint.every_s
+        if not progress.next_evaluation:
+            self._plan_evaluation()
+        self._save_every_s = save_every_s
+        self._next_checkpoint_s = progress.now_s() + save_every_s
         self.first_update_unix_s: float | None = None
         self.solved_unix_s: float | None = None
 
-    @property
-    def _every(self) -> int:
-        return self._config.evaluation.every_env_steps
+    def _plan_evaluation(self) -> None:
+        every = self._config.evaluation.every_env_steps
+        self._progress.next_evaluation = (self._progress.env_steps // every + 1) * every
 
     def stop(self, reason: str) -> None:
         """End after the round that runs now; safe in a signal handler."""
@@ -71,6 +79,7 @@ class Trainer:
     def run(self) -> str:
         """Train until the budget, the target or `stop`; returns why it ended. Raises DivergedError."""
         self._publish(self._progress.version, self._progress.env_steps)
+        self._between_rounds()  # what the process that ended may not have come to
         while self._stop is None:
             delivery, wait_s = timed_next(self._source, POLL_S)
             if delivery is None:
@@ -100,6 +109,7 @@ class Trainer:
             if self.first_update_unix_s is None:
                 self.first_update_unix_s = time.time()
         progress.version += 1
+        self._before_publish(progress.version)
         self._publish(progress.version, progress.env_steps)
 
     def _rng(self) -> np.random.Generator:
@@ -109,8 +119,8 @@ class Trainer:
 
     def _between_rounds(self) -> None:
         progress = self._progress
-        if progress.env_steps >= self._next_evaluation and self._config.target_return is not None:
-            self._next_evaluation = (progress.env_steps // self._every + 1) * self._every
+        if progress.env_steps >= progress.next_evaluation and self._config.target_return is not None:
+            self._plan_evaluation()
             self.evaluate()
             if progress.is_best:
                 self._save()
@@ -121,15 +131,17 @@ class Trainer:
             self._stop = self._stop or "budget"
         if progress.now_s() >= self._next_checkpoint_s and progress.updates:
             self._save()
-            self._next_checkpoint_s = progress.now_s() + self._config.checkpoint.every_s
+            self._next_checkpoint_s = progress.now_s() + self._save_every_s
 
     def evaluate(self) -> None:
         """Evaluate the current params, each time with fresh seeds, and note the result; `stop` cuts it short."""
-        found = self._evaluator.run(self._flat, self._progress.env_steps, lambda: self._stop == INTERRUPTED)
+        progress = self._progress
+        number = progress.evaluations
+        found = self._evaluator.run(self._flat, progress.env_steps, lambda: self._stop == INTERRUPTED, number)
         if found is None:
             return
         mean_return, took_s = found
-        self._progress.evaluated(mean_return, took_s, self._config.target_return)
+        progress.evaluated(mean_return, took_s, self._config.target_return)
         self._recorder.evaluation(mean_return, self._config.evaluation.episodes, took_s)
 
 

@@ -15,20 +15,24 @@ class TableDefinition(_message.Message):
     def __init__(self, name: _Optional[str] = ..., settings: _Optional[bytes] = ...) -> None: ...
 
 class EnsureTableRequest(_message.Message):
-    __slots__ = ("protocol", "table")
+    __slots__ = ("protocol", "table", "learner")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     table: TableDefinition
-    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[_Union[TableDefinition, _Mapping]] = ...) -> None: ...
+    learner: int
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[_Union[TableDefinition, _Mapping]] = ..., learner: _Optional[int] = ...) -> None: ...
 
 class EnsureTableReply(_message.Message):
-    __slots__ = ("created", "changed")
+    __slots__ = ("created", "changed", "kept")
     CREATED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     created: bool
     changed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, created: _Optional[bool] = ..., changed: _Optional[_Iterable[str]] = ...) -> None: ...
+    kept: bool
+    def __init__(self, created: _Optional[bool] = ..., changed: _Optional[_Iterable[str]] = ..., kept: _Optional[bool] = ...) -> None: ...
 
 class Episode(_message.Message):
     __slots__ = ("total_reward", "length_env_steps")
@@ -39,7 +43,7 @@ class Episode(_message.Message):
     def __init__(self, total_reward: _Optional[float] = ..., length_env_steps: _Optional[int] = ...) -> None: ...
 
 class UnrollHeader(_message.Message):
-    __slots__ = ("slot", "round", "version", "env_steps", "episodes", "act_s", "wait_weights_s", "wait_acks_s")
+    __slots__ = ("slot", "round", "version", "env_steps", "episodes", "act_s", "wait_weights_s", "wait_acks_s", "restarted")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +52,7 @@ class UnrollHeader(_message.Message):
     ACT_S_FIELD_NUMBER: _ClassVar[int]
     WAIT_WEIGHTS_S_FIELD_NUMBER: _ClassVar[int]
     WAIT_ACKS_S_FIELD_NUMBER: _ClassVar[int]
+    RESTARTED_FIELD_NUMBER: _ClassVar[int]
     slot: int
     round: int
     version: int
@@ -56,19 +61,22 @@ class UnrollHeader(_message.Message):
     act_s: float
     wait_weights_s: float
     wait_acks_s: float
-    def __init__(self, slot: _Optional[int] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., env_steps: _Optional[int] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., act_s: _Optional[float] = ..., wait_weights_s: _Optional[float] = ..., wait_acks_s: _Optional[float] = ...) -> None: ...
+    restarted: bool
+    def __init__(self, slot: _Optional[int] = ..., round: _Optional[int] = ..., version: _Optional[int] = ..., env_steps: _Optional[int] = ..., episodes: _Optional[_Iterable[_Union[Episode, _Mapping]]] = ..., act_s: _Optional[float] = ..., wait_weights_s: _Optional[float] = ..., wait_acks_s: _Optional[float] = ..., restarted: _Optional[bool] = ...) -> None: ...
 
 class InsertOpen(_message.Message):
-    __slots__ = ("protocol", "table", "slot", "incarnation")
+    __slots__ = ("protocol", "table", "slot", "incarnation", "learner")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     table: str
     slot: int
     incarnation: int
-    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., slot: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    learner: int
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., slot: _Optional[int] = ..., incarnation: _Optional[int] = ..., learner: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("seq", "part", "parts", "header", "payload_bytes")
@@ -117,20 +125,22 @@ class InsertReply(_message.Message):
     def __init__(self, opened: _Optional[_Union[InsertOpened, _Mapping]] = ..., ack: _Optional[int] = ...) -> None: ...
 
 class SampleOpen(_message.Message):
-    __slots__ = ("protocol", "table", "seed", "by_reference", "compress", "headers")
+    __slots__ = ("protocol", "table", "seed", "by_reference", "compress", "headers", "learner")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     BY_REFERENCE_FIELD_NUMBER: _ClassVar[int]
     COMPRESS_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     table: str
     seed: int
     by_reference: bool
     compress: bool
     headers: bool
-    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., seed: _Optional[int] = ..., by_reference: _Optional[bool] = ..., compress: _Optional[bool] = ..., headers: _Optional[bool] = ...) -> None: ...
+    learner: int
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., seed: _Optional[int] = ..., by_reference: _Optional[bool] = ..., compress: _Optional[bool] = ..., headers: _Optional[bool] = ..., learner: _Optional[int] = ...) -> None: ...
 
 class SampleOpened(_message.Message):
     __slots__ = ("directory", "table_epoch", "cells", "max_items")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from core.clock import Clock
-from core.errors import ItemRejectedError, ShoalError, TableClosedError, UnavailableError
+from core.errors import ItemRejectedError, SeatLostError, ShoalError, TableClosedError, UnavailableError
 from core.types import Columns, UnrollHeader
 from replay_server.dedupe import Life
 from replay_server.in_flight import InFlight, Share
@@ -41,9 +41,17 @@ class Hosted(Generic[T]):
     """A table with its waiters. `arriving` and `leaving` bound the bytes of items on their way in and of draws."""
 
     def __init__(
-        self, name: str, table: T, clock: Clock, arriving: InFlight | None = None, leaving: InFlight | None = None
+        self,
+        name: str,
+        table: T,
+        clock: Clock,
+        arriving: InFlight | None = None,
+        leaving: InFlight | None = None,
+        learner: int = 0,
     ) -> None:
         self.name, self.table, self._clock = name, table, clock
+        self.learner = learner
+        """The incarnation of the one whose table it is; 0: nobody's."""
         self.arriving, self.leaving = (Share(whole or InFlight(self.changed)) for whole in (arriving, leaving))
         self.on_insert: Callable[[UnrollHeader], None] = lambda header: None
         self._waiting: dict[Waiter, None] = {}
@@ -77,6 +85,11 @@ class Hosted(Generic[T]):
 
     # ------------------------------------------------------------------------------------------ lives
 
+    def check_learner(self, learner: int) -> None:
+        """Raises SeatLostError for an actor that another learner gave its slot. 0 stands for none."""
+        if learner and self.learner and learner != self.learner:
+            raise SeatLostError(f"table {self.name!r} is another learner's by now: join anew")
+
     def open_life(self, slot: int, incarnation: int) -> object:
         """A stream of this life begins: the slot's former life is over, and so is an older stream of the same life.
 
@@ -89,7 +102,7 @@ class Hosted(Generic[T]):
         if full is not None:
             raise ItemRejectedError(f"slot {slot} cannot write to table {self.name!r}: {full}")
         if (slot, incarnation) in self._ended:
-            raise ItemRejectedError(f"incarnation {incarnation:x} of slot {slot} is over or was replaced: join anew")
+            raise SeatLostError(f"incarnation {incarnation:x} of slot {slot} is over or was replaced: join anew")
         known = {former[0]} if former is not None else set(self.table.incarnations(slot))
         for over in known - {incarnation}:
             self.table.end_life(slot, over)

@@ -158,7 +158,8 @@ class ReplayTable(Table):
 
     def _put(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> None:
         check_priorities(columns)
-        self.limiter.record_insert(self.ring.insert(header.slot, incarnation, seq, columns, *size, round=header.round))
+        unroll = (header.slot, incarnation, seq, columns, *size)
+        self.limiter.record_insert(self.ring.insert(*unroll, round=header.round, restarted=header.restarted))
 
     def _note(self, incarnation: int, seq: int, header: UnrollHeader) -> None:
         forgotten = self._record(incarnation, seq, header)
@@ -204,8 +205,8 @@ class ReplayTable(Table):
             return f"round {round_} waits for the unrolls of slots {missing}: their actors must deliver"
         if self.ring.reuse_limit is None:
             return None
-        most, ended = (self.signature.max_rows, self.signature.max_envs), self._staging.slots_of_ended
-        reason = self.ring.why_not_yet(self.ring.end_of_round(set(slots), ended, *most))
+        most, anew = (self.signature.max_rows, self.signature.max_envs), self._staging.slots_that_begin_anew(round_)
+        reason = self.ring.why_not_yet(self.ring.end_of_round(set(slots), anew, *most))
         return None if reason is None else f"round {round_} waits: {reason}"
 
     def apply(self, round_: int, slots: Sequence[int]) -> None:

@@ -121,19 +121,30 @@ class Ring:
         return lost | {life: self.files.last_seq(block) for life, block in self._open.items()}
 
     def insert(
-        self, slot: int, incarnation: int, seq: int, columns: Columns, rows: int, envs: int, *, round: int = 0
+        self,
+        slot: int,
+        incarnation: int,
+        seq: int,
+        columns: Columns,
+        rows: int,
+        envs: int,
+        *,
+        round: int = 0,
+        restarted: bool = False,
     ) -> int:
         """Append an unroll of [rows, envs] to its life's block; returns how many rows became items.
 
         Columns with an extra row (obs [T+1, B, ...]) bring the row below the last; their first row is there already
-        when the life goes on. ItemRejectedError when the unroll does not fit, and nothing has changed.
+        when the life goes on, unless its environments `restarted` with this unroll: then it begins a block, and the
+        last rows in front of it, whose windows are not filled, never are items. ItemRejectedError when the unroll does
+        not fit, and nothing has changed.
         """
         life = slot, incarnation
         block = self._open.get(life)
         if block is not None and block.envs != envs:
             raise ItemRejectedError(f"slot {slot} sends {envs} environments, its earlier unrolls had {block.envs}")
-        if block is None or block.filled + rows + 1 > block.rows:
-            block = self._open_block(life, block, columns, rows, envs, round - seq + 1)
+        if block is None or restarted or block.filled + rows + 1 > block.rows:
+            block = self._open_block(life, block, columns, rows, envs, round - seq + 1, restarted)
         at, view = block.filled, self.files.view
         for name, store in self.columns.items():
             extra = self.files.extra[name]
@@ -225,7 +236,7 @@ class Ring:
         return self.head + layout.room_for(blocks, rows, envs, lives)
 
     def _open_block(
-        self, life: Life, old: Block | None, columns: Columns, rows: int, envs: int, first_round: int
+        self, life: Life, old: Block | None, columns: Columns, rows: int, envs: int, first_round: int, restarted: bool
     ) -> Block:
         """Make room at the head, and begin the block with the rows that its first windows need."""
         if abs(first_round) > MOST_ROUNDS:
@@ -234,13 +245,13 @@ class Ring:
             )
         start, block_rows = self._place(life, rows, envs)
         self._make_room(start, block_rows * envs)
-        kept = self._open.get(life)  # None also if `old` was evicted for the room
+        kept = None if restarted else self._open.get(life)  # None also if `old` was evicted for the room
         if kept is not None:
             filled = min(self.layout.repeated, kept.filled)
             moved = kept.filled - filled
             low = max(kept.low, kept.filled - self.layout.after + 1) - moved  # the first row that is no item yet
         else:
-            begins = old is None and life not in self._lost
+            begins = restarted or (old is None and life not in self._lost)
             filled, low = self.layout.before if begins else 0, self.layout.before
         block = Block(self._free_blocks.pop(), life, start, envs, block_rows, low, filled, first_round)
         self.files.write_block(block)

@@ -67,9 +67,9 @@ class ExperienceService:
     def _held_bytes(self) -> int:
         return sum(hosted.table.stats().held_bytes for hosted in self._tables.values())
 
-    def host(self, name: str, table: T) -> Hosted[T]:
-        """Serve a table that was made in this process."""
-        hosted = Hosted(name, table, self._clock, self.arriving, self.leaving)
+    def host(self, name: str, table: T, learner: int = 0) -> Hosted[T]:
+        """Serve a table that was made in this process; it is that learner's (0: nobody's)."""
+        hosted = Hosted(name, table, self._clock, self.arriving, self.leaving, learner)
         written_s = table.folder.newest_manifest_s if isinstance(table, ReplayTable) and table.durable else None
         if written_s is not None:
             hosted.manifest_s -= max(0.0, time.time() - written_s)
@@ -106,16 +106,29 @@ class ExperienceService:
             changed = self._replay(definition.name).table.adopt(definition)
             for change in changed:
                 logger.warning("table %r: %s, as its client asks", definition.name, change)
+            if request.learner not in (0, hosted.learner):
+                self._give_to(request.learner, hosted)
             hosted.changed()
-            return pb.EnsureTableReply(created=False, changed=changed)
+            return pb.EnsureTableReply(created=False, changed=changed, kept=bool(hosted.table.directory))
         self._check_budget(definition)
-        self.host(definition.name, ReplayTable.open(definition, data_dir=self._data_dir))
+        table = ReplayTable.open(definition, data_dir=self._data_dir)
+        self.host(definition.name, table, request.learner)
         logger.info(
             "table %r: capacity %d items, batches of %d, %g samples an insert, %s",
             *(definition.name, definition.capacity, definition.batch_size, definition.samples_per_insert),
             definition.sampler,
         )
-        return pb.EnsureTableReply(created=True)
+        return pb.EnsureTableReply(created=True, kept=bool(table.directory))
+
+    def _give_to(self, learner: int, hosted: Hosted[ReplayTable]) -> None:
+        """The table is another learner's: whoever acts for the former one must not insert any more."""
+        if hosted.learner:
+            logger.warning("table %r: a new learner has it; actors of the former one join anew", hosted.name)
+        self._begin_streams_anew(hosted, f"table {hosted.name!r} has a new learner", learner)
+
+    def _begin_streams_anew(self, hosted: Hosted[ReplayTable], why: str, learner: int) -> None:
+        hosted.break_streams(UnavailableError(why))
+        self.host(hosted.name, hosted.table, learner).writing = hosted.writing
 
     def _check_budget(self, definition: ReplayDefinition) -> None:
         if len(self._tables) >= MOST_TABLES:
@@ -148,6 +161,7 @@ class ExperienceService:
             opened = insert_stream.read_open(await _first(requests))
             rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
             hosted, table = self.hosted(opened.table), self.hosted(opened.table).table
+            hosted.check_learner(opened.learner)
             replay = table if isinstance(table, ReplayTable) else None
             stream = insert_stream.InsertStream(hosted, opened, staged=replay is not None and replay.definition.staged)
             async with contextlib.aclosing(stream.serve(requests, replay.epoch if replay else 0)) as replies:
@@ -227,8 +241,8 @@ class ExperienceService:
             hosted = self._replay(request.table)
             lost = hosted.table.rollback(request.round)
             items = hosted.table.stats().items
-            hosted.break_streams(UnavailableError(f"table {request.table!r} went back to round {request.round}"))
-            self.host(request.table, hosted.table).writing = writing
+            why = f"table {request.table!r} went back to round {request.round}"
+            self._begin_streams_anew(hosted, why, hosted.learner)
         logger.warning("table %r is back at round %d: %d items, %d lost", request.table, request.round, items, lost)
         return pb.RollbackReply(items=items, lost_items=lost)
 

@@ -106,10 +106,10 @@ class Staging:
             self._over.discard(life)
             self._end(*life)
 
-    @property
-    def slots_of_ended(self) -> set[int]:
-        """Slots of lives that ended and still have something here."""
-        return {slot for slot, _ in self._over}
+    def slots_that_begin_anew(self, round_: int) -> set[int]:
+        """Slots whose unroll of that round may begin a block: another life's, or one of environments that restarted."""
+        restarted = {slot for (of, slot), staged in self._unrolls.items() if of == round_ and staged.header.restarted}
+        return restarted | {slot for slot, _ in self._over}
 
     def headers(self) -> list[UnrollHeader]:
         """Of all that is here, by round and slot."""

@@ -19,6 +19,7 @@ from core.algorithms.signature import item_signature
 from core.rl.optim import flatten
 from core.types import Array, UnrollHeader
 from learner.bottleneck import Verdict
+from learner.checkpoints import Start
 from learner.main import resolve
 from learner.services import Services
 from learner.source import Source
@@ -49,8 +50,9 @@ class TestLearner:
             signature,
             manifest=self.flat.manifest(),
             incarnation=7,
-            version=0,
+            start=Start(),
             env_steps=0,
+            restart_every_rounds=0,
             news=lambda: ({}, Verdict("learner", "")),
         )
         self.address = self.services.start([f"unix:{folder / 's'}"], None)[0]

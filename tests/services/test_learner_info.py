@@ -15,6 +15,7 @@ from core.config import from_plain
 from core.specs import ArraySpec, ColumnSpec, Signature
 from core.types import Async, Lag, Plan, Queue, Replay, Rows
 from learner.bottleneck import Verdict
+from learner.checkpoints import Start
 from learner.replay import LagFetch
 from learner.services import TABLE, Services
 from protos import learner_pb2 as pb
@@ -39,8 +40,9 @@ class Learner:
             SIGNATURE,
             manifest="m",
             incarnation=7,
-            version=0,
+            start=Start(),
             env_steps=0,
+            restart_every_rounds=0,
             news=lambda: ({}, Verdict("learner", "")),
         )
         self._address, self._replay_address = f"unix:{folder / 'learner'}", replay_address

@@ -14,6 +14,7 @@ from core.config import Config, from_plain
 from core.errors import ConfigError
 from core.specs import ArraySpec, ColumnSpec, Signature
 from core.types import Async, Lag, Plan, Replay, Rows
+from learner.checkpoints import Start
 from learner.link import ReplayLink, definition_of
 from protos import experience_pb2 as pb
 from replay_server.definition import ReplayDefinition
@@ -66,7 +67,7 @@ def config() -> Config:
 
 def connect(links: list[ReplayLink], serving: Serving, pace: Lag | Async, clock: FakeClock | None = None) -> ReplayLink:
     definition = definition_of("experience", Plan(Rows(4), REPLAY, pace), REPLAY, SIGNATURE, 2)
-    links.append(ReplayLink(serving.address, config(), definition, 0, clock))
+    links.append(ReplayLink(serving.address, config(), definition, Start(), clock=clock))
     return links[-1]
 
 

@@ -17,6 +17,7 @@ from core.draws import Reply
 from core.errors import DeadlineError, TableClosedError, UnavailableError
 from core.types import Array, Replay, UnrollHeader
 from learner.coordinator import CompleteRound
+from learner.pace import Drawing
 from learner.replay import AsyncFetch, LagFetch
 from replay_server.replay import ReplayTable
 from tests.services.experience import DEFINITION
@@ -66,6 +67,10 @@ class Stream:
         if isinstance(got, BaseException):
             raise got
         return got
+
+    @property
+    def next_draw(self) -> int:
+        return len(self.asked)
 
     def wake(self) -> None:
         self.replies.put(DeadlineError("woken"))
@@ -153,12 +158,15 @@ def test_close_ends_the_fetching_and_a_closed_table_is_an_error(lag: bool) -> No
 
 Rounds = queue.SimpleQueue[CompleteRound | None]
 PATIENCE_S = 30.0
+BEGIN = Drawing(seed=5)
 
 
-def lag_fetch(stream: Stream, max_items: int = 100) -> tuple[LagFetch, Rounds, list[UnrollHeader]]:
+def lag_fetch(
+    stream: Stream, max_items: int = 100, begin: Drawing = BEGIN
+) -> tuple[LagFetch, Rounds, list[UnrollHeader]]:
     noted: list[UnrollHeader] = []
     rounds: Rounds = queue.SimpleQueue()
-    return LagFetch(stream, TABLE, max_items, {"memory"}, noted.extend, rounds, PATIENCE_S), rounds, noted
+    return LagFetch(stream, TABLE, max_items, {"memory"}, noted.extend, rounds, PATIENCE_S, begin), rounds, noted
 
 
 def test_a_round_is_applied_then_priorities_then_what_is_due() -> None:

@@ -25,6 +25,7 @@ SPEC = RunSpec(
     budget_env_steps=10**12,
     lag=1,
     first_version=0,
+    restart_every_rounds=10,
     table="experience",
     manifest="abc",
     window_chunks=2,
@@ -56,6 +57,11 @@ def test_versions_of_the_first_rounds(lag: int, first: int, versions: list[int])
 def test_a_resumed_run_never_wants_a_version_from_before_it() -> None:
     spec = replace(SPEC, lag=1, first_version=20)
     assert [spec.version_of(round_) for round_ in (20, 21, 22)] == [20, 20, 21]
+
+
+def test_environments_restart_in_their_rounds() -> None:
+    assert [round_ for round_ in range(31) if SPEC.restarts(round_)] == [0, 10, 20, 30]
+    assert not any(replace(SPEC, restart_every_rounds=0).restarts(round_) for round_ in range(31))
 
 
 def test_async_wants_the_newest() -> None:

@@ -49,9 +49,11 @@ class Run:
                 Any,
                 SimpleNamespace(tick=lambda status: None, received=self.received.extend, evaluation=self._evaluation),
             ),
-            cast(Any, SimpleNamespace(run=lambda flat, env_steps, stopped: (next(self._returns), 1.5))),
+            cast(Any, SimpleNamespace(run=lambda flat, env_steps, stopped, number: (next(self._returns), 1.5))),
             publish=lambda version, env_steps: self.log.append(("publish", version, env_steps)),
+            before_publish=lambda version: None,
             save=lambda: self.log.append("save"),
+            save_every_s=settings.get("checkpoint", CheckpointConfig()).every_s,
             status=Status,
         )
 
@@ -219,7 +221,9 @@ def test_a_resumed_run_evaluates_at_the_next_multiple() -> None:
         run.trainer._recorder,
         run.trainer._evaluator,
         publish=lambda version, env_steps: run.log.append(("publish", version, env_steps)),
+        before_publish=lambda version: None,
         save=lambda: None,
+        save_every_s=60.0,
         status=Status,
     )
     run.trainer = again
