@@ -124,7 +124,7 @@ class WeightsReceiver:
                 if pause_s is not None:
                     self._changed.wait_for(lambda: self._closed, pause_s)
                     continue
-                self._error = error
+                self._error = self._error or reconnect.given_up(error)
                 self._changed.notify_all()
             self._on_end()
             return

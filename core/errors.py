@@ -121,6 +121,12 @@ class DeadlineError(TransportError):
     """No answer before the deadline."""
 
 
+class PeerLostError(UnavailableError):
+    """A peer that was reached before stayed away for longer than the settings allow."""
+
+    exit_code = 7
+
+
 class PeerIncompatibleError(TransportError):
     """The peer speaks another protocol version."""
 

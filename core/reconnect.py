@@ -42,3 +42,9 @@ class Reconnect:
             return None
         pause_s, self._pause_s = self._pause_s, min(LONGEST_PAUSE_S, 2 * self._pause_s)
         return pause_s * self._jitter.uniform(0.5, 1.0)
+
+    def given_up(self, error: errors.ShoalError) -> errors.ShoalError:
+        """What to raise after `pause_s` gave up with `error`: PeerLostError where patience ran out."""
+        if not isinstance(error, self.retried):
+            return error
+        return errors.PeerLostError(f"{error}; it was tried again for {self._patience_s:g} s")

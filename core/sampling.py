@@ -222,7 +222,7 @@ class SampleStream:
                 if pause_s is not None or self._closed:
                     self._changed.wait_for(lambda: self._closed, pause_s)
                     continue
-            self._end(error)
+            self._end(reconnect.given_up(error))
             return
 
     def _serve_connection(self) -> None:

@@ -189,7 +189,7 @@ class InsertStream:
                 if pause_s is not None:
                     self._changed.wait_for(lambda: self._closed, pause_s)
                     continue
-            self._break(error)
+            self._break(reconnect.given_up(error))
             return
 
     def _serve_connection(self) -> None:

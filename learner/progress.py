@@ -43,7 +43,7 @@ class Times:
 
 _KEPT = (
     *("env_steps", "updates", "version", "episodes", "max_staleness", "eval_return", "evaluated_version"),
-    *("evaluations", "next_evaluation", "solved_at_env_steps"),
+    *("evaluations", "next_evaluation", "solved_at_env_steps", "resumes"),
 )
 
 
@@ -56,6 +56,8 @@ class Progress:
     env_steps: int = 0
     updates: int = 0
     version: int = 0
+    resumes: int = 0
+    """How often a learner went on from a checkpoint."""
     episodes: int = 0
     staleness: float | None = None
     max_staleness: int = 0
@@ -82,7 +84,8 @@ class Progress:
 
     def resumed(self, env_steps: int, updates: int, version: int) -> None:
         """Go on from a checkpoint's counters."""
-        self.env_steps, self.updates, self.version = env_steps, updates, version
+        self.env_steps, self.updates, self.version, self.next_evaluation = env_steps, updates, version, 0
+        self.resumes += 1
 
     def to_plain(self) -> dict[str, Any]:
         """All that counts on after an exact resume, for JSON; times begin anew."""
@@ -97,6 +100,7 @@ class Progress:
         self._best = -math.inf if plain["best"] is None else plain["best"]
         self._returns.extend(plain["returns"])
         self._lengths.extend(plain["lengths"])
+        self.resumes += 1
 
     def received(self, headers: Sequence[UnrollHeader], wait_s: float, limiter_s: float) -> None:
         """Unrolls came in after a wait."""

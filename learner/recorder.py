@@ -6,6 +6,7 @@ Called by the training thread about once a second, after every evaluation and at
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,10 +26,12 @@ SHORT_RUN_S = 0.1
 
 
 class Recorder:
-    """Writes one run directory."""
+    """Writes one run directory. What a former life wrote beyond where `progress` stands now is taken back."""
 
     def __init__(self, run_dir: Path, progress: Progress, metrics: Metrics) -> None:
         self._run_dir, self._progress, self.metrics = run_dir, progress, metrics
+        self._began_env_steps = progress.env_steps
+        take_back(run_dir / "metrics.jsonl", progress.env_steps)
         self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
         self._last_s, self._last_env_steps = -EVERY_S, 0
         self._board: Any = None
@@ -94,6 +97,7 @@ class Recorder:
             "env_steps": progress.env_steps,
             "updates": progress.updates,
             "version": progress.version,
+            "resumes": progress.resumes,
             "episodes": progress.episodes,
             "wall_s": round(progress.times.wall_s, 3),
             "evaluation_s": round(progress.times.evaluation_s, 3),
@@ -122,9 +126,29 @@ class Recorder:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter  # late: it is not needed before the first second is over
 
-            self._board = SummaryWriter(str(self._run_dir / "tensorboard"))
+            began = self._began_env_steps
+            self._board = SummaryWriter(str(self._run_dir / "tensorboard"), purge_step=began + 1 if began else None)
         for name, value in values.items():
             self._board.add_scalar(name, value, self._progress.env_steps)
+
+
+def take_back(path: Path, env_steps: int) -> None:
+    """Remove the lines of later env steps, and one that is torn, in one step. Nothing where there are none."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _env_steps(line) <= env_steps]
+    if len(kept) < len(lines):
+        temporary = path.with_name(".metrics.jsonl.tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def _env_steps(line: str) -> float:
+    try:
+        return float(json.loads(line)["env_steps"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _present(**values: float | None) -> dict[str, float]:

@@ -77,12 +77,13 @@ def learner(arguments: Arguments) -> int:
     where = {"sockets": arguments.socket, "replay_address": arguments.replay_address}
     if arguments.supervised:
         return run(settings.read(arguments.config, flags, arguments.set), **where, resume=arguments.resume)
+    resume = training.to_resume(arguments.resume, flags)
     config, place = training.set_up(
-        arguments.config, flags, arguments.set, resume=arguments.resume, overwrite=arguments.overwrite
+        arguments.config, flags, arguments.set, resume=resume, overwrite=arguments.overwrite
     )
-    with training.undone_if_refused(place, arguments.resume, Exception):
+    with training.undone_if_refused(place, resume, Exception):
         training.write_config(config, place)
-        return run(config, **where, resume=arguments.resume and training.can_resume(place))
+        return run(config, **where, resume=resume and training.can_resume(place))
 
 
 def actor(arguments: Arguments) -> int:
@@ -301,7 +302,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any setting, such as ppo.gamma=0.98",
     )
-    group.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("auto",),
+        help="continue the run in --run-dir; auto: if there is one, else begin it",
+    )
     group.add_argument("--overwrite", action="store_true", help="remove the run in --run-dir first")
 
 

@@ -134,17 +134,22 @@ def size_text(nbytes: float) -> str:
 
 
 @contextlib.contextmanager
-def run_folder(shm: Path = SHM) -> Iterator[Path | None]:
-    """A private folder in memory for one run's tables, gone at its end; None where there is no room for one."""
+def run_folder(shm: Path = SHM, former: Path | None = None) -> Iterator[Path | None]:
+    """A private folder in memory for one run's tables, gone at its end; None where there is no room for one.
+
+    A run that goes on after its launcher was killed has its `former` one again, if that is still there.
+    """
     base = own_folder(shm)
     if isinstance(base, str):
         yield None
         return
     with _only_one(base):
+        held = None if former is None or former.parent != base else _hold(former)
+        folder = former if former is not None and held is not None else Path(tempfile.mkdtemp(prefix=_RUN, dir=base))
+        held = _hold(folder) if held is None else held
         _sweep(base)
-        folder = Path(tempfile.mkdtemp(prefix=_RUN, dir=base))
-        held = os.open(folder / "owner", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(held, fcntl.LOCK_EX)
+    if held is None:
+        raise OSError(f"{folder} was made just now and is somebody else's")
     try:
         yield folder
     finally:
@@ -163,13 +168,23 @@ def sweep(shm: Path = SHM) -> None:
 def _sweep(base: Path) -> None:
     """A lock that the kernel lets go with its process: ids of processes mean little where containers share /dev/shm."""
     for folder in base.glob(f"{_RUN}*"):
-        with contextlib.suppress(OSError):
-            held = os.open(folder / "owner", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(held)
+        held = _hold(folder)
+        if held is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
+
+
+def _hold(folder: Path) -> int | None:
+    """The descriptor that keeps a run's folder from being swept; None where it is another's, or not there."""
+    held = None
+    try:
+        held = os.open(folder / "owner", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if held is not None:
+            os.close(held)
+        return None
+    return held
 
 
 @contextlib.contextmanager

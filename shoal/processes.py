@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 HOME = Path(__file__).resolve().parent.parent
 """The folder that `shoal` and its sister packages are in."""
 TAIL_BYTES = 16_384
+_PORT = re.compile(rb"^[a-z ]+ listens on [^\n]*?:(\d+)(?:,|$)", re.M)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,13 @@ class Child:
         if starts:
             return text[starts[0] :].removeprefix("error: ")
         return "\n".join(text.splitlines()[-lines:])
+
+    def port(self) -> int | None:
+        """The TCP port that a service said it listens on; None where it did not come so far."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_start)
+            found = _PORT.search(log.read())
+        return int(found[1]) if found else None
 
     def send(self, number: int) -> None:
         """Send a signal, unless it ended already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,19 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._inode: int | None = None
+        self.replaced = 0
+        """How often another file took its place: all of that one is read."""
 
     def read(self) -> list[Record]:
         """The records added since the last call."""
         try:
             with self._path.open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if self._inode not in (None, inode):
+                    self._offset = 0
+                    self.replaced += 1
+                self._inode = inode
                 file.seek(self._offset)
                 text = file.read()
         except FileNotFoundError:
@@ -64,9 +73,13 @@ class Progress:
     returns: list[float] = field(default_factory=list)
     """Every mean_return so far, in order."""
     records: int = 0
+    _replaced: int = 0
 
-    def take(self, records: Iterable[Record]) -> None:
-        """Bring the state up to date."""
+    def take(self, records: Iterable[Record], replaced: int = 0) -> None:
+        """Bring the state up to date. `replaced` counts how often all records were read anew."""
+        if replaced > self._replaced:
+            self._replaced = replaced
+            self.returns.clear()
         for record in records:
             self.records += 1
             if record.get("kind") == "evaluation":

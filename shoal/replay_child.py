@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 
 from core.config import Config
@@ -12,20 +11,25 @@ from shoal.data_place import MEMORY, run_folder, tables_in
 from shoal.processes import Child, Children
 from shoal.run_dir import RunDir
 
-_PORT = re.compile(rb"^replay server listens on [^\n]*?:(\d+)(?:,|$)", re.M)
-
 
 class ReplayChild:
-    """Starts it, and starts it again where it was: whoever was connected comes back by himself."""
+    """Starts it, and starts it again where it was: whoever was connected comes back by himself.
+
+    A run that is `resume`d takes its tables up where the launcher was killed, before they are swept.
+    """
 
     def __init__(
-        self, config: Config, children: Children, run: RunDir, socket: Path, stack: contextlib.ExitStack
+        self, config: Config, children: Children, run: RunDir, socket: Path, stack: contextlib.ExitStack, resume: bool
     ) -> None:
-        self._config, self._children, self._log, self._socket = config, children, run.logs / "replay.log", socket
+        self._config, self._children, self._run, self._socket = config, children, run, socket
         self._stack = stack
         self._port = 0
         self._folder: str | None = None
         self.child: Child | None = None
+        if resume and run.replay_folder.exists() and config.replay_data_dir is None:
+            former = Path(run.replay_folder.read_text(encoding="utf-8"))
+            if former.is_dir():
+                self._folder = self._own_folder(former)
 
     @property
     def survives(self) -> bool:
@@ -35,23 +39,22 @@ class ReplayChild:
     def start(self) -> None:
         """Begin its first or its next life."""
         if self._folder is None:
-            self._folder = self._config.replay_data_dir or str(self._stack.enter_context(run_folder()) or MEMORY)
+            self._folder = self._config.replay_data_dir or self._own_folder()
         if self.child is not None:
-            self._port = port_of(self.child) or self._port
+            self._port = self.child.port() or self._port
         host = self._config.network.listen.rpartition(":")[0]  # for actors that come from where the learner is reached
         arguments = ["replay", "--listen", f"{host}:{self._port}", "--socket", str(self._socket)]
         arguments += ["--data-dir", self._folder, "--supervised"]
         if self._config.network.replay_metrics_port is not None:
             arguments += ["--metrics-port", str(self._config.network.replay_metrics_port)]
-        self.child = self._children.start("replay", arguments, self._log)
+        self.child = self._children.start("replay", arguments, self._run.logs / "replay.log")
 
-
-def port_of(child: Child) -> int | None:
-    """The TCP port that it said it listens on; None where it did not come so far."""
-    with child.log.open("rb") as log:
-        log.seek(child.log_start)
-        found = _PORT.search(log.read())
-    return int(found[1]) if found else None
+    def _own_folder(self, former: Path | None = None) -> str:
+        folder = self._stack.enter_context(run_folder(former=former))
+        if folder is None:
+            return MEMORY
+        self._run.replay_folder.write_text(str(folder), encoding="utf-8")
+        return str(folder)
 
 
 def check_empty(config: Config) -> None:

@@ -22,6 +22,7 @@ OWN_FILES = (
     "tensorboard/**/events.out.tfevents.*",
     "logs/*.log",
     "logs/needs-replay",
+    "logs/replay-folder",
     "videos/*.gif",
 )
 """Patterns of all that Shoal writes into a run directory."""
@@ -79,6 +80,11 @@ class RunDir:
     def lock(self) -> Path:
         """Locked, with the number of the process inside, while a run uses the folder."""
         return self.path / ".lock"
+
+    @property
+    def replay_folder(self) -> Path:
+        """Says where in memory this run's replay tables are, while it lasts."""
+        return self.logs / "replay-folder"
 
     @property
     def needs_replay(self) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core import checkpoint
 from core import config as configuration
@@ -91,7 +91,7 @@ def train(
     config: str | PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     launcher: str = "local",
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> RunResult:
@@ -117,12 +117,14 @@ def run(
     *,
     more: Mapping[str, Any] | None = None,
     launcher: str = "local",
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> RunResult:
     """`train` with its settings as flags and `--set` texts."""
     from shoal.launch import Launch
+
+    resume = to_resume(resume, flags)
 
     if launcher != "local":
         raise ConfigError(f"--launcher {launcher}: only local can be used; ray comes with a later release")
@@ -154,6 +156,15 @@ def run(
 
         show(result, config.target_return)
     return result
+
+
+def to_resume(resume: bool | Literal["auto"], flags: Mapping[str, Any]) -> bool:
+    """Whether a run is to be continued; "auto": where there is one in its directory, which must be given."""
+    if resume != "auto":
+        return resume
+    if flags.get("run_dir") is None:
+        raise ConfigError("--resume auto needs --run-dir: the run to continue, or the place of the one to begin")
+    return RunDir(Path(flags["run_dir"])).config.is_file()
 
 
 def set_up(

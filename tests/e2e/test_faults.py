@@ -56,7 +56,8 @@ def test_ctrl_c_writes_the_checkpoint_and_ends_everything_within_3_s(
 
 @pytest.mark.parametrize("role", ["launcher", "learner"])
 def test_kill_9_leaves_no_orphan(train: Train, tmp_path: Path, role: str) -> None:
-    run = train("--algorithm", "dqn", "--actors", "2", "--env-steps", "10000000")
+    budget = ("--set", "faults.restarts=0")
+    run = train("--algorithm", "dqn", "--actors", "2", "--env-steps", "10000000", *budget)
     wait_until(lambda: env_steps(tmp_path) > 2000, run, "some steps")
     alive = pids(tmp_path)
     assert sorted(alive.values()) == ["actor", "actor", "learner", "replay", "train"]

@@ -113,7 +113,7 @@ def test_a_replay_server_that_is_killed_comes_back_where_it_was(launch: Launch, 
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     assert out.count("replay was killed by SIGKILL") == 2
-    assert "It is started again with its tables (restart 2 of 3)." in out
+    assert "It is started again in 1 s (restart 2 of 3), with its tables." in out
     first, *others = replays(tmp_path)
     assert first["listen"] == "127.0.0.1:0"
     assert [life["listen"] for life in others] == ["127.0.0.1:7777"] * 2
@@ -143,7 +143,7 @@ def test_a_replay_server_beyond_its_budget_ends_the_run(launch: Launch, tmp_path
     process = launch("replay-hopeless", "--algorithm", "dqn", "--set", "faults.restarts=1")
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 137
-    assert out.count("It is started again with its tables") == 1
+    assert out.count("It is started again (restart 1 of 1), with its tables.") == 1
     assert "Its restarts are used up (faults.restarts 1)." in err
     assert not Path(replays(tmp_path)[0]["data_dir"]).exists()
 
@@ -213,10 +213,14 @@ def test_what_the_learner_refuses_is_said_verbatim_and_leaves_no_run(launch: Lau
         ("bug", 1, "RuntimeError: a bug in the learner"),
     ],
 )
-def test_the_learners_death_ends_the_run(launch: Launch, scenario: str, code: int, words: str) -> None:
-    process = launch(scenario)
-    _, err = process.communicate(timeout=DEADLINE_S)
+@pytest.mark.parametrize("budget", [0, 1])
+def test_the_learners_death_ends_the_run_when_its_restarts_are_used_up(
+    launch: Launch, scenario: str, code: int, words: str, budget: int
+) -> None:
+    process = launch(scenario, "--set", f"faults.restarts={budget}")
+    out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code
+    assert out.count("It is started again (restart 1 of 1), from the beginning: there is no checkpoint yet.") == budget
     assert words in err
     assert "learner.log" in err
 

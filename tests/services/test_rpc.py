@@ -219,7 +219,7 @@ def test_a_reply_of_another_type_is_a_programming_error(client: rpc.Client) -> N
 
 def test_protocols_must_be_equal() -> None:
     rpc.check_protocol(rpc.PROTOCOL, "the learner")
-    with pytest.raises(errors.PeerIncompatibleError, match="the learner speaks protocol 99, this process 2: install"):
+    with pytest.raises(errors.PeerIncompatibleError, match="the learner speaks protocol 99, this process 3: install"):
         rpc.check_protocol(99, "the learner")
 
 

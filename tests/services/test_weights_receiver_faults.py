@@ -58,7 +58,7 @@ def test_other_errors_end_it(kind: type[errors.ShoalError], learner: Scripted, r
 def test_another_learner_at_the_address_is_noticed(learner: Scripted, receive: Receive) -> None:
     receiver = receive()
     learner.next().publish(0, learner=1)
-    with pytest.raises(errors.WeightsRegressedError, match="another learner answers"):
+    with pytest.raises(errors.SeatLostError, match="another learner answers"):
         receiver.take(0, DEADLINE_S)
 
 

@@ -44,6 +44,12 @@ class CountingLife:
         self.seq += 1
         return {"obs": numbers[..., None], "reward": numbers[:-1], "valid": valid}
 
+    def restarted(self, number: int) -> CountingLife:
+        """The same life with environments that began anew; its rows are counted as those of life `number`."""
+        anew = CountingLife(self.slot, number, self.envs, self._rng, end=self._end)
+        anew.incarnation, anew.seq = self.incarnation, self.seq
+        return anew
+
     def header(self, columns: dict[str, Array], round: int = 0, version: int = 0) -> UnrollHeader:
         """The header of an unroll."""
         return UnrollHeader(self.slot, round, version, int(columns["valid"].sum()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -36,7 +38,8 @@ class Twin:
         before = ring._open.get(name)
         columns = life.unroll(rows)
         old_items, old_evicted = ring.items, ring.evicted
-        new = ring.insert(life.slot, life.incarnation, life.seq, columns, rows, life.envs)
+        restarted = first == 0 and life.seq > 1
+        new = ring.insert(life.slot, life.incarnation, life.seq, columns, rows, life.envs, restarted=restarted)
         assert ring.items == old_items + new - (ring.evicted - old_evicted)
         if first == 0:
             self.spans[name] = 0
@@ -78,14 +81,16 @@ OPS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, MAX_ROWS), st.integer
 
 
 def run(ring: Ring, envs: list[int], ops: list[tuple[int, int, int]], rng: np.random.Generator) -> Twin:
-    """Each op: slot, rows, and a number that is 0 when the slot's life ends after it."""
-    twin = Twin(ring)
+    """Each op: slot, rows, and a number: 0 ends the slot's life after it, 1 restarts its environments."""
+    twin, numbers = Twin(ring), count(1)
     lives = [CountingLife(slot, 0, envs[slot], rng, end=0.2) for slot in range(3)]
     for i, (slot, rows, luck) in enumerate(ops):
         twin.insert(lives[slot], rows)
         if luck == 0:
             ring.end_life(slot, lives[slot].incarnation)
-            lives[slot] = CountingLife(slot, lives[slot].incarnation + 1, envs[slot], rng, end=0.2)
+            lives[slot] = CountingLife(slot, next(numbers), envs[slot], rng, end=0.2)
+        elif luck == 1:
+            lives[slot] = lives[slot].restarted(next(numbers))
         if i % 8 == 7 or i == len(ops) - 1:
             twin.check()
     return twin

@@ -123,6 +123,21 @@ def test_without_a_checkpoint_resume_starts_from_the_beginning(
     assert "starts from its beginning" in capsys.readouterr().err
 
 
+def test_resume_auto_begins_a_run_or_goes_on_with_it(services: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for _ in range(2):
+        assert main(["learner", "--run-dir", str(run), "--resume", "auto"]) == 0
+        (run / "checkpoints" / "0").mkdir(exist_ok=True)
+        (run / "checkpoints" / "0" / "meta.json").touch()
+    assert [call[-1] for call in services] == [False, True]
+
+
+def test_resume_auto_needs_a_directory(capsys: Capture) -> None:
+    for command in ("train", "learner"):
+        assert main([command, "--resume", "auto"]) == 2
+        assert "--resume auto needs --run-dir" in capsys.readouterr().err
+
+
 def test_bad_arguments_are_refused_before_anything_is_loaded(capsys: Capture) -> None:
     assert main(["eval", "nowhere", "--episodes", "0"]) == 2
     assert "--episodes 0" in capsys.readouterr().err

@@ -169,3 +169,21 @@ def test_sizes_for_people() -> None:
         "1.5 GiB",
         "3.0 TiB",
     ]
+
+
+def test_a_run_that_goes_on_has_the_folder_of_its_killed_launcher_and_no_others(shm: Path) -> None:
+    base = Path(str(data_place.own_folder()))
+    former, other = base / "run-former", base / "run-other"
+    for folder in (former, other):
+        folder.mkdir()
+        (folder / "table").touch()
+    with run_folder(shm, former) as mine:
+        assert mine == former
+        assert (former / "table").exists()
+        assert not other.exists(), "the folders of other killed launchers are removed"
+        with run_folder(shm, former) as anew:
+            assert anew not in (None, former), "it is somebody else's"
+    assert not former.exists()
+    with run_folder(shm, shm / "elsewhere") as mine:
+        assert mine is not None
+        assert mine.parent == base

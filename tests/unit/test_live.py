@@ -53,6 +53,18 @@ def test_tail_gives_whole_lines_once(tmp_path: Path) -> None:
     assert tail.read() == [{"a": 2}, {"a": 3}]
 
 
+def test_a_file_that_was_replaced_is_read_anew_and_its_returns_count_once(tmp_path: Path) -> None:
+    path, progress = tmp_path / "metrics.jsonl", fresh()
+    tail = Tail(path)
+    lines = [json.dumps({"kind": "progress", "env_steps": n, "mean_return": float(n)}) + "\n" for n in (1, 2, 3)]
+    path.write_text("".join(lines))
+    progress.take(tail.read(), tail.replaced)
+    (tmp_path / "other").write_text("".join(lines[:2]) + lines[0].replace("1.0", "9.0"))
+    (tmp_path / "other").rename(path)
+    progress.take(tail.read(), tail.replaced)
+    assert (tail.replaced, progress.returns) == (1, [1.0, 2.0, 9.0])
+
+
 def test_progress_keeps_the_newest_of_each() -> None:
     progress = fresh()
     assert (progress.share, progress.left_s, progress.mean_return) == (0.0, None, None)

@@ -202,6 +202,23 @@ def test_lines_are_appended_after_a_resume(run: Run) -> None:
     assert [line["eval_return"] for line in run.lines()] == [1.0, 2.0]
 
 
+def test_lines_beyond_the_checkpoint_and_torn_ones_are_taken_back(run: Run) -> None:
+    for env_steps in (10, 20, 30):
+        run.progress.env_steps = env_steps
+        run.recorder.evaluation(float(env_steps), 1, 0.5)
+    run.recorder.close()
+    path = run.folder / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"kind": "progress", "env_st')
+    before = path.stat().st_ino
+    run.progress.env_steps = 20
+    Recorder(run.folder, run.progress, Metrics()).close()
+    assert [line["env_steps"] for line in run.lines()] == [10, 20]
+    assert path.stat().st_ino != before, "who reads along must notice"
+    before = path.stat().st_ino
+    Recorder(run.folder, run.progress, Metrics()).close()
+    assert path.stat().st_ino == before
+
+
 def test_a_line_is_on_disk_as_soon_as_it_is_written(run: Run) -> None:
     run.recorder.evaluation(1.0, 1, 0.5)
     assert (run.folder / "metrics.jsonl").read_bytes().endswith(b"}\n")

@@ -276,3 +276,28 @@ def test_news_are_noted_while_a_round_is_waited_for_and_a_wake_shows_it() -> Non
     assert noted == [header(0), header(1, 1)]
     rounds.put(None)
     assert fetch() is None
+
+
+def test_it_goes_on_where_a_checkpoint_left_off() -> None:
+    whole, halves = Stream(), [Stream(), Stream()]
+
+    def play(fetch: LagFetch, rounds: Rounds, numbers: range) -> list[Any]:
+        for round_ in numbers:
+            rounds.put(CompleteRound(round_, (header(0, round_, 7),)))
+            fetched = fetch()
+            assert fetched is not None
+            if fetched[1].keys is not None:
+                fetch.set_priorities(fetched[1].keys[:2], np.full(2, round_))
+        return []
+
+    fetch, rounds, _ = lag_fetch(whole)
+    play(fetch, rounds, range(8))
+    first, rounds, _ = lag_fetch(halves[0])
+    play(first, rounds, range(5))
+    left = Drawing.from_plain(first.drawing().to_plain())
+    assert (left.seed, left.next_draw, left.env_steps, left.may_draw) == (5, len(halves[0].asked), 35, True)
+    second, rounds, _ = lag_fetch(halves[1], begin=left)
+    halves[1]._key = halves[0]._key
+    play(second, rounds, range(5, 8))
+    assert halves[0].asked + halves[1].asked == whole.asked
+    assert any(asked[3] for asked in halves[1].asked[:1]), "priorities that were not set yet come first"

@@ -79,8 +79,8 @@ def test_twin_notices_items_without_a_past(rng: np.random.Generator) -> None:
             return block
 
     ring = Early(signature(MAX_ROWS, MAX_ENVS), RingLayout(150, 2, 1, block_rows=8, open_blocks=3))
-    ops = [(slot, rows, 1) for slot, rows, _ in many_ops(rng, 20)]
-    slow_first = [(0, 2, 1), *[(slot or 1, rows, luck) for slot, rows, luck in ops], *[(0, 6, 1)] * 3]
+    ops = [(slot, rows, 2) for slot, rows, _ in many_ops(rng, 20)]
+    slow_first = [(0, 2, 2), *[(slot or 1, rows, luck) for slot, rows, luck in ops], *[(0, 6, 2)] * 3]
     with pytest.raises(AssertionError):
         run(ring, [1, 2, 3], slow_first, rng)
 

@@ -276,3 +276,23 @@ def test_the_policy_may_be_another_one_for_every_unroll() -> None:
         return lambda obs, memory: Step(np.full(len(obs), n), {}, memory)
 
     assert [int(collector.collect(constant(n))[0]["action"].max()) for n in (5, 3)] == [5, 3]
+
+
+@pytest.mark.parametrize("collect", [Rows(7), Episodes(30, per_env=2)])
+def test_after_a_restart_all_is_as_in_a_new_process(collect: Rows | Episodes) -> None:
+    def unroller(seed: int) -> Unroller:
+        envs = vector.make("CartPole-v1", 3)
+        return Unroller(envs, vector.spec_of("CartPole-v1", envs), collect, seed)
+
+    def policy(obs: Array, memory: Any) -> Step:
+        return Step((obs[:, 2] > 0).astype(np.int64), {}, None)
+
+    old, new = unroller(1), unroller(2)
+    for _ in range(3):
+        old.collect(policy)
+    old.restart(2)
+    for _ in range(4):
+        (mine, my_episodes), (theirs, their_episodes) = old.collect(policy), new.collect(policy)
+        assert my_episodes == their_episodes
+        for name, column in mine.items():
+            np.testing.assert_array_equal(column, theirs[name])
