@@ -12,6 +12,7 @@ import secrets
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from core import rpc
 from core.algorithms import make
 from core.compression import crosses_network
 from core.errors import (
+    ConfigError,
     DeadlineError,
     EnvironmentFailedError,
     SeatLostError,
@@ -33,6 +35,7 @@ from core.errors import (
 from core.plugins import import_modules
 from core.rl.optim import flatten
 from core.runspec import RunSpec
+from core.security import Security, from_environment, is_loopback
 from core.stream import InsertStream
 from core.types import Async, Columns, Recorded, Task, UnrollHeader
 from protos import learner_pb2 as pb
@@ -41,11 +44,12 @@ JOIN_TIMEOUT_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-def run(learner_address: str, wanted_slot: int | None = None) -> int:
+def run(learner_address: str, wanted_slot: int | None = None, allowed: Sequence[str] = ()) -> int:
     """Act for the learner at `learner_address` until the run is over. Returns the exit code; raises ShoalError.
 
     `wanted_slot` is asked for, not insisted on: a launcher's actor keeps its slot through restarts. Where another
-    learner of the run takes over, or the slot was given away, the process joins again and begins anew.
+    learner of the run takes over, or the slot was given away, the process joins again and begins anew. `allowed` are
+    modules that it may be told to import over a connection that does not prove who the learner is.
     """
     import torch
 
@@ -55,6 +59,7 @@ def run(learner_address: str, wanted_slot: int | None = None) -> int:
         while True:
             incarnation = secrets.randbits(63)
             joined = _join(client, learner_address, incarnation, wanted_slot)
+            check_code(RunSpec.unpack(joined.run), learner_address, from_environment(), allowed)
             print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
             actor = Actor(client, learner_address, incarnation, joined)
             try:
@@ -70,6 +75,23 @@ def run(learner_address: str, wanted_slot: int | None = None) -> int:
                 actor.close()
     print(f"the run is over: {finished}", flush=True)
     return 0
+
+
+def check_code(run: RunSpec, address: str, security: Security, allowed: Sequence[str]) -> None:
+    """Modules are imported for a learner on this machine, or one with a certificate; else only those `allowed`.
+
+    Raises ConfigError.
+    """
+    if is_loopback(address) or (security.tls is not None and security.tls.ca is not None):
+        return
+    names = [*run.imports, *(name.partition(":")[0] for name in (run.env, *run.env_wrappers) if ":" in name)]
+    unknown = sorted(set(names) - set(allowed))
+    if unknown:
+        flags = " ".join(f"--import {name}" for name in unknown)
+        raise ConfigError(
+            f"the learner at {address} wants {', '.join(unknown)} to be imported, and nothing proves that it is the "
+            f"one that you mean: give this actor {flags}, or use TLS (--tls-ca)"
+        )
 
 
 def _join(client: rpc.Client, address: str, incarnation: int, wanted_slot: int | None) -> pb.JoinReply:

@@ -113,6 +113,14 @@ class TransportError(ShoalError):
     exit_code = 4
 
 
+class UnauthenticatedError(TransportError):
+    """A call came without a token that the server knows, or over a connection that is not trusted."""
+
+
+class ForbiddenError(TransportError):
+    """A call needs another role than its token has."""
+
+
 class UnavailableError(TransportError):
     """Nobody answers at the address."""
 

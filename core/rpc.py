@@ -1,27 +1,26 @@
-"""gRPC as Shoal uses it: channels, servers, deadlines, and errors that keep their class across the wire.
+"""gRPC as Shoal uses it: channels, calls with deadlines, and errors that keep their class across the wire.
 
-Methods are read off the descriptors in protos/, so there is no generated service code. Servers are grpc.aio, clients
-are synchronous. A handler may return a message or bytes that are one already (weights are encoded once for all).
-Every error of core/errors.py crosses the border as a status, its message and its class name; nothing else is guessed.
+Clients are synchronous; the servers' side is rpc_server.py. Methods are read off the descriptors in protos/. Every
+error of core/errors.py crosses the border as a status, its message and its class name; nothing else is guessed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-import grpc.aio
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from core import errors
 from core.framing import unframe
+from core.gate import HEADER, SCHEME
+from core.security import NEEDED, Security, from_environment
 
 PROTOCOL = 3
 _ERROR_KEY = "shoal-error"
@@ -35,13 +34,14 @@ _STATUS: dict[type[errors.ShoalError], grpc.StatusCode] = {
     errors.TableClosedError: grpc.StatusCode.CANCELLED,
     errors.RateLimitedError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.PeerIncompatibleError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.ShoalError: grpc.StatusCode.FAILED_PRECONDITION,
 }
+WAIT_PAUSE_S = 0.1
 M = TypeVar("M", bound=Message)
-F = TypeVar("F", bound=Callable[..., Any])
-logger = logging.getLogger(__name__)
 
 
 def options(max_message_bytes: int, keepalive_s: float) -> list[tuple[str, Any]]:
@@ -64,33 +64,46 @@ def options(max_message_bytes: int, keepalive_s: float) -> list[tuple[str, Any]]
     ]
 
 
-def open_channel(address: str, max_message_bytes: int = 64 << 20, keepalive_s: float = 10.0) -> grpc.Channel:
-    """A channel to HOST:PORT or unix:PATH; nothing is sent yet."""
-    return grpc.insecure_channel(address, options(max_message_bytes, keepalive_s))
+class Channel:
+    """A channel of gRPC's, and what this process proves itself with in calls over it."""
+
+    def __init__(self, inner: grpc.Channel, security: Security) -> None:
+        self.inner, self._tokens = inner, security.tokens
+
+    def metadata(self, method: str) -> tuple[tuple[str, str], ...]:
+        """Of a call: the token for the role that it needs, where there is one."""
+        token = None if self._tokens is None else self._tokens.of(NEEDED.get(method))
+        return () if token is None else ((HEADER, f"{SCHEME}{token}"),)
+
+    def close(self) -> None:
+        """End every call."""
+        self.inner.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def new_server(
-    max_message_bytes: int = 64 << 20, keepalive_s: float = 10.0, max_calls: int | None = None
-) -> grpc.aio.Server:
-    """An aio server without a port; to be made inside its event loop. More than `max_calls` at once are refused."""
-    return grpc.aio.server(options=options(max_message_bytes, keepalive_s), maximum_concurrent_rpcs=max_calls)
+def open_channel(
+    address: str,
+    max_message_bytes: int = 64 << 20,
+    keepalive_s: float = 10.0,
+    security: Security | None = None,
+) -> Channel:
+    """A channel to HOST:PORT or unix:PATH; nothing is sent yet.
 
-
-def bind(server: grpc.aio.Server, address: str) -> str:
-    """Bind and return the address with its real port. Raises ConfigError where it cannot be had."""
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise _unusable(address) from error
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-def _unusable(address: str) -> errors.ConfigError:
-    """The error for an address that is taken or not ours."""
-    return errors.ConfigError(
-        f"cannot listen on {address}: the port is in use, or the host is not this machine's; "
-        "choose another with --listen HOST:PORT (port 0 takes any free one)"
-    )
+    Over a network it is encrypted where `security` (None: the environment's) says so. Raises ConfigError.
+    """
+    security = security or from_environment()
+    arguments, tls = options(max_message_bytes, keepalive_s), security.tls
+    if tls is None or address.startswith("unix:"):
+        return Channel(grpc.insecure_channel(address, arguments), security)
+    if tls.name is not None:
+        arguments.append(("grpc.ssl_target_name_override", tls.name))
+    ca, key, cert = (None if file is None else file.read_bytes() for file in (tls.ca, tls.key, tls.cert))
+    return Channel(grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), arguments), security)
 
 
 def check_protocol(theirs: int, who: str) -> None:
@@ -99,82 +112,6 @@ def check_protocol(theirs: int, who: str) -> None:
         raise errors.PeerIncompatibleError(
             f"{who} speaks protocol {theirs}, this process {PROTOCOL}: install the same Shoal version on both sides"
         )
-
-
-# ---------------------------------------------------------------------------------------------------- server side
-
-
-def _serialize(message: Message | bytes) -> bytes:
-    return message if isinstance(message, bytes) else message.SerializeToString()
-
-
-def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
-    """Serve the service's methods by the servicer's async methods of the same names."""
-    handlers = {m.name: _handler(m, getattr(servicer, m.name)) for m in service.methods}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
-
-
-def framed(function: F) -> F:
-    """Marks a handler that takes its requests as bytes, for core/framing.py to read."""
-    function.framed = True  # type: ignore[attr-defined]
-    return function
-
-
-def _handler(method: MethodDescriptor, function: Callable[..., Any]) -> Any:
-    make: Callable[..., Any] = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[method.client_streaming, method.server_streaming]
-    guard = _guard_stream if method.server_streaming else _guard_unary
-    parse = None if hasattr(function, "framed") else GetMessageClass(method.input_type).FromString
-    return make(guard(function), request_deserializer=parse, response_serializer=_serialize)
-
-
-def _guard_unary(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await function(request, context)
-        except errors.ShoalError as error:
-            return await abort(context, error)
-
-    return guarded
-
-
-def _guard_stream(function: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., Awaitable[None]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        requests = _Requests(context) if hasattr(request, "__aiter__") else request
-        try:
-            async with contextlib.aclosing(function(requests, context)) as replies:  # its `finally` runs at once
-                async for reply in replies:
-                    await context.write(reply)
-        except errors.ShoalError as error:
-            await abort(context, error)
-
-    return guarded
-
-
-class _Requests:
-    """The messages of a stream. Reading and writing by call costs a tenth less than gRPC's own generators."""
-
-    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        self._read: Callable[[], Awaitable[Any]] = context.read
-
-    def __aiter__(self) -> _Requests:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self._read()
-        if message is grpc.aio.EOF:  # type: ignore[attr-defined]
-            raise StopAsyncIteration
-        return message
-
-
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.ShoalError) -> None:
-    """End the call with the error's status, message and class name."""
-    code, details, metadata = to_status(error)
-    logger.warning("%s: %s: %s", context.peer(), type(error).__name__, error)
-    await context.abort(code, details, metadata)
 
 
 def to_status(error: errors.ShoalError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
@@ -191,6 +128,11 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def serialize(message: Message | bytes) -> bytes:
+    """A message as bytes; what is bytes is one already."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
 # ---------------------------------------------------------------------------------------------------- client side
 
 
@@ -205,6 +147,11 @@ def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
         return errors.ConfigError(*json.loads(metadata[_PROBLEMS_KEY]))
     if kind is not None:
         return kind(details)
+    if "SSL" in details or "ssl" in details:
+        return errors.UnauthenticatedError(
+            f"{peer} cannot be trusted, does not trust this process, or does not speak TLS: {details}; look at "
+            "--tls-ca, --tls-cert and --tls-key on both sides"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineError(f"{peer} did not answer in time: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -221,28 +168,45 @@ def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
 class Client:
     """Synchronous calls of one service over one channel; raises the errors of core/errors.py."""
 
-    def __init__(self, channel: grpc.Channel, service: ServiceDescriptor, peer: str) -> None:
+    def __init__(self, channel: Channel, service: ServiceDescriptor, peer: str) -> None:
         self._channel, self._service, self.peer = channel, service, peer
 
     def _method(self, name: str, framed: bool = False) -> Callable[..., Any]:
         method = self._service.methods_by_name[name]
         reply = GetMessageClass(method.output_type)
+        channel = self._channel.inner
         make: Any = {
-            (False, False): self._channel.unary_unary,
-            (False, True): self._channel.unary_stream,
-            (True, True): self._channel.stream_stream,
+            (False, False): channel.unary_unary,
+            (False, True): channel.unary_stream,
+            (True, True): channel.stream_stream,
         }[method.client_streaming, method.server_streaming]
         call: Callable[..., Any] = make(
             f"/{self._service.full_name}/{name}",
-            request_serializer=_serialize,
+            request_serializer=serialize,
             response_deserializer=partial(unframe, reply) if framed else reply.FromString,
         )
         return call
 
     def unary(self, name: str, request: Message, reply: type[M], timeout_s: float, wait: bool = False) -> M:
-        """One call with a deadline; `wait` lets it wait for a server that is not up yet."""
+        """One call with a deadline; `wait` tries again until then where the server is not up yet.
+
+        gRPC could wait itself, but it would take a server that this process cannot trust for one that is not up.
+        """
+        until_s = time.monotonic() + timeout_s
+        while True:
+            left_s = until_s - time.monotonic() if wait else timeout_s
+            try:
+                return self._call(name, request, reply, max(left_s, 0.01))
+            except errors.UnavailableError as error:
+                if not wait:
+                    raise
+                if time.monotonic() + WAIT_PAUSE_S >= until_s:
+                    raise errors.DeadlineError(f"{self.peer} did not answer in time: {error}") from error
+            time.sleep(WAIT_PAUSE_S)
+
+    def _call(self, name: str, request: Message, reply: type[M], timeout_s: float) -> M:
         try:
-            answer = self._method(name)(request, timeout=timeout_s, wait_for_ready=wait)
+            answer = self._method(name)(request, timeout=timeout_s, metadata=self._channel.metadata(name))
         except grpc.RpcError as error:
             raise from_rpc(error, self.peer) from error
         except ValueError as error:
@@ -257,7 +221,7 @@ class Client:
         `framed` gives the replies as `Framed`, a message and a view of its payload.
         """
         try:
-            return self._method(name, framed)(requests)
+            return self._method(name, framed)(requests, metadata=self._channel.metadata(name))
         except ValueError as error:
             raise self._closed(error) from error
 

@@ -19,8 +19,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import grpc
-
 from core import errors, rpc, wire
 from core.clock import Clock, SystemClock
 from core.draws import Asked, Line, Reply, read_reply
@@ -49,7 +47,7 @@ class SampleStream:
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        channel: rpc.Channel,
         peer: str,
         table: str,
         seed: int,

@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import grpc
-
 from core import errors, rpc, wire
 from core.clock import Clock, SystemClock
 from core.compression import Compressor
@@ -48,7 +46,7 @@ class InsertStream:
 
     def __init__(
         self,
-        channel: grpc.Channel,
+        channel: rpc.Channel,
         peer: str,
         table: str,
         slot: int,

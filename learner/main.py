@@ -29,6 +29,7 @@ from core.http import MetricsServer
 from core.metrics import Metrics
 from core.plugins import import_modules
 from core.rl.optim import flatten
+from core.security import from_environment
 from core.types import Async, Episodes, Lag, Plan, Recorded, Replay, Rows
 from learner.checkpoints import Checkpoints, Start
 from learner.evaluation import Evaluator
@@ -136,6 +137,7 @@ class Learner:
             env_steps=self._progress.env_steps,
             restart_every_rounds=self._checkpoints.rounds_between,
             news=lambda: (self._recorder.figures, self._recorder.verdict),
+            security=from_environment(),
         )
         addresses = self._services.start([config.network.listen, *(f"unix:{path}" for path in sockets)], replay_address)
         self._source = Source(self._services.fetch(), self._device)

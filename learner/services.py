@@ -13,11 +13,12 @@ from typing import Any
 
 import grpc.aio
 
-from core import rpc
+from core import rpc_server
 from core.clock import SystemClock
 from core.config import Config
 from core.errors import ConfigError
 from core.runspec import RunSpec
+from core.security import OPEN, Security
 from core.specs import Signature
 from core.types import Array, Episodes, Lag, Plan, Queue, Replay
 from learner.background import LoopThread
@@ -61,7 +62,9 @@ class Services:
         env_steps: int,
         restart_every_rounds: int,
         news: Callable[[], tuple[dict[str, float], Verdict]],
+        security: Security = OPEN,
     ) -> None:
+        self._security = security
         self._config, self._plan, self._signature = config, plan, signature
         self._manifest, self._incarnation, self._news = manifest, incarnation, news
         self._lag = plan.pace.rounds if isinstance(plan.pace, Lag) else None
@@ -113,13 +116,17 @@ class Services:
 
     async def _start(self, addresses: Sequence[str]) -> list[str]:
         network = self._config.network
-        self._server = rpc.new_server(network.max_message_bytes, network.keepalive_s)
+        self._server = rpc_server.new_server(network.max_message_bytes, network.keepalive_s)
         service = LearnerService(
             self._coordinator, self._run_spec(), self._incarnation, self._experience_address, self._news, self._waiters
         )
-        rpc.add_service(self._server, learner_pb2.DESCRIPTOR.services_by_name["Learner"], service)
-        rpc.add_service(self._server, experience_pb2.DESCRIPTOR.services_by_name["Experience"], self._experience)
-        bound = [rpc.bind(self._server, address) for address in addresses]
+        rpc_server.add_service(
+            self._server, learner_pb2.DESCRIPTOR.services_by_name["Learner"], service, self._security
+        )
+        rpc_server.add_service(
+            *(self._server, experience_pb2.DESCRIPTOR.services_by_name["Experience"], self._experience, self._security)
+        )
+        bound = [rpc_server.bind(self._server, address, self._security) for address in addresses]
         service.address, self._experience.addresses = bound[0], bound
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._tick()))

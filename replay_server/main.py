@@ -9,10 +9,11 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from core import rpc
+from core import rpc_server
 from core.errors import ReplayError
 from core.http import MetricsServer
 from core.metrics import Metrics
+from core.security import OPEN, Security
 from protos import experience_pb2 as pb
 from replay_server.data_dir import DataDir
 from replay_server.exporter import export
@@ -87,6 +88,7 @@ def run(
     max_bytes: int | None = None,
     manifest_every_s: float = 10.0,
     metrics_port: int | None = None,
+    security: Security = OPEN,
 ) -> int:
     """Serve at HOST:PORT and at unix sockets. Returns the exit code. Raises ConfigError where a port is taken.
 
@@ -108,18 +110,22 @@ def run(
         if metrics_port is not None:
             stack.callback(MetricsServer(metrics, metrics_port).close)
         every_s = manifest_every_s if data_dir is not None and data_dir.durable else None
-        return asyncio.run(_serve(service, addresses, metrics, every_s))
+        return asyncio.run(_serve(service, addresses, metrics, every_s, security))
 
 
 async def _serve(
-    service: ExperienceService, addresses: Sequence[str], metrics: Metrics, manifest_every_s: float | None
+    service: ExperienceService,
+    addresses: Sequence[str],
+    metrics: Metrics,
+    manifest_every_s: float | None,
+    security: Security,
 ) -> int:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    server = rpc.new_server(RECEIVE_BYTES, max_calls=MOST_CALLS)
-    rpc.add_service(server, pb.DESCRIPTOR.services_by_name["Experience"], service)
-    service.addresses = [rpc.bind(server, address) for address in addresses]
+    server = rpc_server.new_server(RECEIVE_BYTES, max_calls=MOST_CALLS)
+    rpc_server.add_service(server, pb.DESCRIPTOR.services_by_name["Experience"], service, security)
+    service.addresses = [rpc_server.bind(server, address, security) for address in addresses]
     await server.start()
     print(f"replay server listens on {', '.join(service.addresses)}", flush=True)
     tasks = [asyncio.create_task(work.run()) for work in _repeating(service, metrics, manifest_every_s)]

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
-from core import rpc
+from core import rpc, rpc_server
 from core.clock import Clock, SystemClock
 from core.errors import ConfigError, DeadlineError, ReplayError, TableNotFoundError, UnavailableError
 from protos import experience_pb2 as pb
@@ -154,7 +154,7 @@ class ExperienceService:
 
     # ------------------------------------------------------------------------------------------ streams
 
-    @rpc.framed
+    @rpc_server.framed
     async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[pb.InsertReply, None]:
         """Take items of one life, acknowledge each when it is in the table."""
         with self._counted():
@@ -168,7 +168,7 @@ class ExperienceService:
                 async for reply in replies:
                     yield reply
 
-    @rpc.framed
+    @rpc_server.framed
     async def Sample(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[bytes, None]:
         """Answer draws in order, each when the rate limiter allows it."""
         with self._counted():

@@ -17,6 +17,7 @@ from pathlib import Path
 import shoal
 from core.errors import ConfigError, ShoalError
 from core.fields import nearest
+from shoal import flags as common
 from shoal import replay_command
 
 Arguments = argparse.Namespace
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. An error of Shoal's is one message; any other keeps its traceback."""
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        common.to_environment(arguments)
         code: int = arguments.command(arguments)
         return code
     except ShoalError as error:
@@ -45,7 +47,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if arguments.command is bench:
         arguments.rest = unknown
     elif unknown:
-        hint = nearest(unknown[0].partition("=")[0], _flags(parser, arguments.name))
+        hint = nearest(unknown[0].partition("=")[0], common.names_of(parser, arguments.name))
         raise ConfigError(f"shoal {arguments.name}: unknown argument {' '.join(unknown)}{hint}")
     return arguments
 
@@ -91,7 +93,7 @@ def actor(arguments: Arguments) -> int:
     _serve(arguments)
     from actors.main import run
 
-    return run(arguments.learner, arguments.slot)
+    return run(arguments.learner, arguments.slot, arguments.imports)
 
 
 def replay(arguments: Arguments) -> int:
@@ -217,24 +219,36 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     this = command("train", train)
-    _add_settings(this)
+    common.add_settings(this)
+    common.add_security(this)
     this.add_argument("--launcher", default="local", choices=("local", "ray"), help="where the processes run")
     this.add_argument("--quiet", action="store_true", help="show warnings and errors only")
 
     this = command("learner", learner)
-    _add_settings(this)
-    _add_sockets(this)
+    common.add_settings(this)
+    common.add_sockets(this)
+    common.add_security(this)
     this.add_argument("--replay-address", metavar="ADDRESS", help="the replay server, HOST:PORT or unix:PATH")
 
     this = command("actor", actor)
     this.add_argument("--learner", required=True, metavar="ADDRESS", help="HOST:PORT or unix:PATH")
     this.add_argument("--slot", type=int, metavar="N", help="the place to ask for; default: any that is free")
-    _add_supervised(this)
+    this.add_argument(
+        "--import",
+        action="append",
+        dest="imports",
+        default=[],
+        metavar="MODULE",
+        help="a module that a learner may have this actor import although nothing proves who it is; may be given again",
+    )
+    common.add_security(this)
+    common.add_supervised(this)
 
     this = command("replay", replay)
     this.usage = "shoal replay --listen ADDRESS [options]\n       shoal replay verify DIR"
     replay_command.add_arguments(this)
-    _add_sockets(this)
+    common.add_sockets(this)
+    common.add_security(this)
     text = (verify_replay.__doc__ or "").strip()
     more = this.add_subparsers(title="or", metavar="verify DIR", prog="shoal replay")
     this = more.add_parser("verify", help=text, description=text, allow_abbrev=False)
@@ -262,67 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     this.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     this.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/learning_curve.png, or comparison.png")
 
-    command("status", status).add_argument("address", metavar="ADDRESS", help="its HOST:PORT")
+    this = command("status", status)
+    this.add_argument("address", metavar="ADDRESS", help="its HOST:PORT")
+    common.add_security(this)
     command("bench", bench, help_=False)
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Flags of a run. None have defaults here: those are in the tree, below the preset and the file."""
-    group = parser.add_argument_group("settings", "what is not given comes from FILE, the preset or the defaults")
-    for flag, metavar, text in (
-        ("--algorithm", "NAME", "what learns, such as ppo or dqn"),
-        ("--env", "ID", "gymnasium's id of the environment"),
-        ("--actors", "N", "actor processes to start"),
-        ("--envs-per-actor", "N", "environments that one actor steps together"),
-        ("--env-steps", "N", "the run's budget"),
-        ("--seed", "N", "all randomness is derived from it"),
-        ("--run-dir", "PATH", "where everything that the run leaves is written"),
-        ("--target-return", "X", "end early when an evaluation reaches it"),
-        ("--policy-lag", "0|1|async", "versions between acting and learning"),
-        ("--replay", "process|embedded", "where a replay table lives"),
-        ("--data-dir", "DIR", "keep the replay tables there after the run"),
-        ("--device", "auto|cpu|cuda", "what the learner computes on"),
-        ("--listen", "HOST:PORT", "where the learner listens for actors"),
-    ):
-        group.add_argument(flag, metavar=metavar, help=text)
-    group.add_argument(
-        "--import",
-        action="append",
-        dest="imports",
-        metavar="MODULE",
-        help="a module of your own that every process imports; may be given again",
-    )
-    group.add_argument("--config", type=Path, metavar="FILE", help="settings as a YAML file")
-    group.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any setting, such as ppo.gamma=0.98",
-    )
-    group.add_argument(
-        "--resume",
-        nargs="?",
-        const=True,
-        default=False,
-        choices=("auto",),
-        help="continue the run in --run-dir; auto: if there is one, else begin it",
-    )
-    group.add_argument("--overwrite", action="store_true", help="remove the run in --run-dir first")
-
-
-def _add_sockets(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", action="append", default=[], metavar="PATH", help="a unix socket to listen on, too")
-    _add_supervised(parser)
-
-
-def _add_supervised(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--supervised", action="store_true", help="end as soon as standard input is closed")
-
-
-def _flags(parser: argparse.ArgumentParser, name: str) -> list[str]:
-    """All flags of one subcommand."""
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return [flag for action in commands.choices[name]._actions for flag in action.option_strings]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.errors import ConfigError
+from core.security import from_environment
 from shoal import data_place
 from shoal.data_place import MEMORY, Place
 from shoal.sockets import MAX_SOCKET_PATH_BYTES
@@ -63,6 +64,7 @@ def serve(arguments: argparse.Namespace) -> int:
         max_bytes=options.max_bytes,
         manifest_every_s=options.manifest_every_s,
         metrics_port=options.metrics_port,
+        security=from_environment(),
     )
 
 

@@ -15,7 +15,6 @@ from replay_server.definition import ReplayDefinition
 from shoal.data_place import size_text
 
 if TYPE_CHECKING:
-    import grpc
     from rich.console import RenderableType
 
 TIMEOUT_S = 5.0
@@ -67,7 +66,7 @@ def ask(address: str, timeout_s: float = TIMEOUT_S, rate_s: float = RATE_S) -> l
         channel.close()
 
 
-def _ask_replay(channel: grpc.Channel, address: str, timeout_s: float, rate_s: float) -> Tables:
+def _ask_replay(channel: rpc.Channel, address: str, timeout_s: float, rate_s: float) -> Tables:
     service, peer = experience_pb2.DESCRIPTOR.services_by_name["Experience"], f"the server at {address}"
     client, request = rpc.Client(channel, service, peer), experience_pb2.InfoRequest()
     before = client.unary("Info", request, experience_pb2.InfoReply, timeout_s)

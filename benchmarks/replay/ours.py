@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
 from benchmarks.replay import disk, fleet
 from benchmarks.replay.crowd import together
 from benchmarks.replay.drive import INSERT_WINDOW, Inserts, Samples
@@ -67,7 +65,7 @@ def measure_sample(kind: Kind, seconds: float, *, prioritised: bool = False, by_
         return figures
 
 
-def _fill(channel: grpc.Channel, kind: Kind) -> None:
+def _fill(channel: rpc.Channel, kind: Kind) -> None:
     stream = writer(channel, window=INSERT_WINDOW)
     Inserts(stream, unroll(kind, kind.rows, kind.envs), INSERT_WINDOW).fill(kind.capacity)
     stream.close()

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import grpc
 import numpy as np
 
 from benchmarks.replay.shapes import SCALARS, Columns, Kind
@@ -56,7 +55,7 @@ class Server:
             self.process.kill()
             self.process.wait()
 
-    def channel(self) -> grpc.Channel:
+    def channel(self) -> rpc.Channel:
         """A new one."""
         return rpc.open_channel(self.address)
 
@@ -123,7 +122,7 @@ def signature(kind: Kind, rows: int, envs: int) -> Signature:
 
 
 def make_table(
-    channel: grpc.Channel,
+    channel: rpc.Channel,
     kind: Kind,
     *,
     size: tuple[int, int] | None = None,
@@ -152,11 +151,11 @@ def make_table(
     client.unary("EnsureTable", request, pb.EnsureTableReply, 120.0, wait=True)
 
 
-def writer(channel: grpc.Channel, slot: int = 0, *, window: int) -> InsertStream:
+def writer(channel: rpc.Channel, slot: int = 0, *, window: int) -> InsertStream:
     """A new life."""
     return InsertStream(channel, PEER, TABLE, slot, 1 + time.time_ns() % (1 << 62), window=window)
 
 
-def sampler(channel: grpc.Channel, *, by_reference: bool = False) -> SampleStream:
+def sampler(channel: rpc.Channel, *, by_reference: bool = False) -> SampleStream:
     """A learner's."""
     return SampleStream(channel, PEER, TABLE, seed=1, by_reference=by_reference)

@@ -9,7 +9,6 @@ import sys
 import threading
 from pathlib import Path
 
-import grpc
 import numpy as np
 
 from core import rpc
@@ -73,7 +72,7 @@ class Victim:
         (self._process.kill if kill else self._process.terminate)()
         return self._process.wait(DEADLINE_S)
 
-    def make_table(self, channel: grpc.Channel) -> None:
+    def make_table(self, channel: rpc.Channel) -> None:
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Experience"], "the replay server")
         table = pb.TableDefinition(name=DEFINITION.name, settings=DEFINITION.pack())
         request = pb.EnsureTableRequest(protocol=rpc.PROTOCOL, table=table)
@@ -98,7 +97,7 @@ class Abreast:
 class Writer:
     """Numbered rows of one life; remembers what it sent, and knows what was acknowledged."""
 
-    def __init__(self, channel: grpc.Channel, slot: int, rng: np.random.Generator, abreast: Abreast) -> None:
+    def __init__(self, channel: rpc.Channel, slot: int, rng: np.random.Generator, abreast: Abreast) -> None:
         self._abreast = abreast
         self.life = CountingLife(slot, slot + 1, ENVS, rng, end=0.1)
         self.stream = InsertStream(
@@ -133,7 +132,7 @@ class Writer:
         return mine
 
 
-def draw_until(stop: threading.Event, channel: grpc.Channel, by_reference: bool) -> int:
+def draw_until(stop: threading.Event, channel: rpc.Channel, by_reference: bool) -> int:
     """Draw, look at every window, and set priorities, as a learner would. Returns how many draws came."""
     stream = SampleStream(channel, "the replay server", "t", 5, by_reference=by_reference, patience_s=PATIENCE_S)
     draws, priorities = 0, None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from core import rpc
+from core import rpc_server
 from core.errors import UnavailableError
 from core.framing import unframe
 from protos import experience_pb2 as pb
@@ -35,7 +35,7 @@ class FaultyInserts:
         self.faults[fault] += 1
         return True
 
-    @rpc.framed
+    @rpc_server.framed
     async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[pb.InsertReply]:
         async with aclosing(self._service.Insert(self._requests(requests), context)) as replies:
             yield await anext(replies)  # opened

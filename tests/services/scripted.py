@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from core import errors, rpc
+from core import errors, rpc_server
 from core.clock import Clock
 from core.framing import unframe
 from core.stream import InsertStream
@@ -100,7 +100,7 @@ class Scripted:
         """The next Insert call."""
         return self._connections.get(timeout=DEADLINE_S)
 
-    @rpc.framed
+    @rpc_server.framed
     async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[pb.InsertReply]:
         connection = Connection()
         self._connections.put(connection)

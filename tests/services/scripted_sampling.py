@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from core import errors, rpc, wire
+from core import errors, rpc_server, wire
 from core.framing import frame, unframe
 from core.sampling import SampleStream
 from core.types import Array
@@ -99,7 +99,7 @@ class SampleServer:
         """The next Sample call."""
         return self._calls.get(timeout=DEADLINE_S)
 
-    @rpc.framed
+    @rpc_server.framed
     async def Sample(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         call = SampleCall()
         self._calls.put(call)

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from core import rpc
+from core import rpc, rpc_server
 from learner.background import LoopThread
 
 DEADLINE_S = 10.0
@@ -34,15 +34,15 @@ class Serving:
         self.address = f"unix:{folder / 's'}"
         self.loop = LoopThread()
         self._server: grpc.aio.Server | None = None
-        self._channels: list[grpc.Channel] = []
+        self._channels: list[rpc.Channel] = []
 
     def start(self, service: ServiceDescriptor, servicer: object, max_message_bytes: int = 64 << 20) -> None:
         """Serve; a server that was stopped may be started again."""
 
         async def start() -> None:
-            server = rpc.new_server(max_message_bytes)
-            rpc.add_service(server, service, servicer)
-            rpc.bind(server, self.address)
+            server = rpc_server.new_server(max_message_bytes)
+            rpc_server.add_service(server, service, servicer)
+            rpc_server.bind(server, self.address)
             await server.start()
             self._server = server
 
@@ -54,7 +54,7 @@ class Serving:
         if server is not None:
             self.loop.call(server.stop(None), DEADLINE_S)
 
-    def channel(self) -> grpc.Channel:
+    def channel(self) -> rpc.Channel:
         """A channel of this address, closed at the end."""
         self._channels.append(rpc.open_channel(self.address))
         return self._channels[-1]

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from core import errors, rpc
+from core import errors, rpc, rpc_server
 from protos import experience_pb2, learner_pb2
 from protos import experience_pb2 as pb
 from tests.services.serving import Serving
@@ -225,11 +225,11 @@ def test_protocols_must_be_equal() -> None:
 
 def test_a_port_in_use_and_a_foreign_host_name_what_to_do(serving: Serving) -> None:
     async def bind(address: str) -> str:
-        first = rpc.new_server()
-        bound = rpc.bind(first, address)
+        first = rpc_server.new_server()
+        bound = rpc_server.bind(first, address)
         await first.start()
         try:
-            rpc.bind(rpc.new_server(), bound)
+            rpc_server.bind(rpc_server.new_server(), bound)
         finally:
             await first.stop(None)
         return bound
@@ -242,8 +242,8 @@ def test_a_port_in_use_and_a_foreign_host_name_what_to_do(serving: Serving) -> N
 
 def test_binding_tells_the_real_port(serving: Serving) -> None:
     async def bind() -> list[str]:
-        server = rpc.new_server()
-        return [rpc.bind(server, "127.0.0.1:0"), rpc.bind(server, serving.address)]
+        server = rpc_server.new_server()
+        return [rpc_server.bind(server, "127.0.0.1:0"), rpc_server.bind(server, serving.address)]
 
     tcp, unix = serving.loop.call(bind(), 10.0)
     assert int(tcp.removeprefix("127.0.0.1:")) > 0

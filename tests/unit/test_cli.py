@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -29,8 +30,8 @@ def services(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append((config.env_steps, config.network.listen, list(sockets), replay_address, resume))
         return 0
 
-    def actor(learner_address: str, wanted_slot: int | None) -> int:
-        calls.append((learner_address, wanted_slot))
+    def actor(learner_address: str, wanted_slot: int | None, allowed: Sequence[str]) -> int:
+        calls.append((learner_address, wanted_slot, *allowed))
         return 0
 
     def replay(listen: str, *, sockets: Sequence[str], **_: Any) -> int:
@@ -86,12 +87,12 @@ def test_services_are_called_with_their_flags(services: list[tuple[Any, ...]], t
     (run / "checkpoints" / "0").mkdir()
     (run / "checkpoints" / "0" / "meta.json").touch()
     assert main([*learner, "--resume"]) == 0
-    assert main(["actor", "--learner", "host:1", "--slot", "3"]) == 0
+    assert main(["actor", "--learner", "host:1", "--slot", "3", "--import", "my.envs"]) == 0
     assert main(["replay", "--listen", "host:2", "--data-dir", "memory", "--socket", "/a", "--socket", "/b"]) == 0
     assert services == [
         (7, "0.0.0.0:7000", ["/s"], "unix:/r", False),
         (7, "0.0.0.0:7000", ["/s"], None, True),
-        ("host:1", 3),
+        ("host:1", 3, "my.envs"),
         ("host:2", ["/a", "/b"]),
     ]
     assert (run / "config.yaml").is_file()
@@ -136,6 +137,18 @@ def test_resume_auto_needs_a_directory(capsys: Capture) -> None:
     for command in ("train", "learner"):
         assert main([command, "--resume", "auto"]) == 2
         assert "--resume auto needs --run-dir" in capsys.readouterr().err
+
+
+def test_security_flags_are_left_to_the_environment(
+    services: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SHOAL_TOKEN_FILE", "SHOAL_TLS_CA", "SHOAL_TLS_NAME"):
+        monkeypatch.setenv(variable, "")
+    flags = ["--token-file", "tokens", "--tls-ca", "ca.pem", "--tls-name", "learner"]
+    assert main(["actor", "--learner", "host:1", *flags]) == 0
+    assert os.environ["SHOAL_TOKEN_FILE"] == str(tmp_path / "tokens"), "children may run elsewhere"
+    assert (os.environ["SHOAL_TLS_CA"], os.environ["SHOAL_TLS_NAME"]) == (str(tmp_path / "ca.pem"), "learner")
 
 
 def test_bad_arguments_are_refused_before_anything_is_loaded(capsys: Capture) -> None:

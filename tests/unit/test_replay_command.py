@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigError
+from core.security import OPEN
 from shoal import data_place, replay_command
 from shoal.cli import main, parse
 
@@ -58,6 +59,7 @@ def test_the_server_is_called_with_what_was_said(
             "max_bytes": 8_000_000_000,
             "manifest_every_s": 2.5,
             "metrics_port": 9101,
+            "security": OPEN,
         },
         {
             "listen": "h:1",
@@ -66,6 +68,7 @@ def test_the_server_is_called_with_what_was_said(
             "max_bytes": None,
             "manifest_every_s": 10.0,
             "metrics_port": None,
+            "security": OPEN,
         },
     ]
     first, second = capsys.readouterr().out.splitlines()

@@ -1,0 +1,61 @@
+"""What a server asks of every call before it looks at anything else: a token that is good for it. On the event loop."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from core.clock import Clock, SystemClock
+from core.errors import ForbiddenError, RateLimitedError, UnauthenticatedError
+from core.security import NEEDED, Security
+
+HEADER = "authorization"
+SCHEME = "Bearer "
+FAILURES, REFILL_PER_S = 10, 1.0
+"""So many calls without a good token may a host make at once, and so many more a second."""
+MOST_HOSTS = 1024
+
+
+class Gate:
+    """Checks calls of one server. Without tokens everybody may call: the server is bound to this machine then."""
+
+    def __init__(self, security: Security, clock: Clock | None = None) -> None:
+        self._tokens, self._clock = security.tokens, clock or SystemClock()
+        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # host -> calls left, and when
+
+    def check(self, method: str, metadata: Iterable[tuple[str, Any]], peer: str) -> None:
+        """Raises UnauthenticatedError, ForbiddenError, or RateLimitedError for a host that failed too often."""
+        if self._tokens is None:
+            return
+        host = peer.rpartition(":")[0]
+        self._check_rate(host)
+        given = next((str(value) for key, value in metadata if key == HEADER), "")
+        roles = self._tokens.roles_of(given.removeprefix(SCHEME)) if given.startswith(SCHEME) else frozenset()
+        needed = NEEDED.get(method)
+        if roles and (needed is None or needed in roles):
+            return
+        self._count_failure(host)
+        if roles:
+            raise ForbiddenError(
+                f"{method} needs a token of the role {needed}; the one that came is good for {', '.join(sorted(roles))}"
+            )
+        what = "the token that came is not known here" if given else "no token came"
+        raise UnauthenticatedError(
+            f"{method}: {what}; give --token-file or SHOAL_TOKEN with one that this server knows"
+        )
+
+    def _check_rate(self, host: str) -> None:
+        left, since_s = self._failures.get(host, (float(FAILURES), 0.0))
+        left = min(float(FAILURES), left + REFILL_PER_S * (self._clock.now_s() - since_s))
+        if left < 1.0:
+            raise RateLimitedError(f"too many calls without a good token came from {host}: wait a second")
+        if host in self._failures:
+            self._failures[host] = left, self._clock.now_s()
+
+    def _count_failure(self, host: str) -> None:
+        left, _ = self._failures.get(host, (float(FAILURES), 0.0))
+        self._failures[host] = left - 1.0, self._clock.now_s()
+        self._failures.move_to_end(host)
+        if len(self._failures) > MOST_HOSTS:
+            self._failures.popitem(last=False)
