@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.replayer import Replayer
 from actors.unroller import Unroller
+from actors.watchdog import Busy, watched
 from actors.weights import WeightsReceiver
 from core import envs as vector
 from core import rpc
@@ -148,6 +149,7 @@ class Actor:
             on_end=self._stream.cancel,
         )
         self._stream.when_broken(self._weights.fail)
+        self._busy = Busy()
         import_modules(run.imports)
         self._algorithm = make(run.algorithm, run.settings)
         seed = self._seed_of(self._round)
@@ -165,7 +167,7 @@ class Actor:
         if isinstance(collect, Recorded):
             self._unroller = Replayer(spec, collect, run.envs_per_actor, self._slot, run.slots, seed)
         else:
-            self._unroller = Unroller(envs, spec, collect, seed)
+            self._unroller = Unroller(envs, spec, collect, seed, self._busy)
         self._envs = envs
         self._version = -1
         self._waited_acks_s = 0.0
@@ -173,8 +175,9 @@ class Actor:
 
     def run(self) -> str:
         """Unroll until the run is over; returns why it is."""
-        while self._unroll():
-            self._round += 1
+        with watched(self._busy, self._run.step_deadline_s, self._unroller.situation):
+            while self._unroll():
+                self._round += 1
         return self._weights.finished or "closed"
 
     def _unroll(self) -> bool:

@@ -36,6 +36,10 @@ class Replayer:
         self._size = len(self._columns["valid"])
         self._at = np.arange(self._envs) * self._size // self._envs
 
+    def situation(self) -> str:
+        """Where it is, for a message."""
+        return "the dataset"
+
     def collect(self, policy: Policy) -> tuple[Columns, list[Episode]]:
         """The next unroll: obs [T + 1, B, ...], action, reward, discount and valid [T, B]. No episodes are told."""
         where = (self._at + np.arange(self._rows + 1)[:, None]) % self._size

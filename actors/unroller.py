@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from actors.watchdog import Busy
 from core import envs as vector
 from core.atari import LIFE_LOST
 from core.errors import EnvironmentFailedError
@@ -16,10 +17,12 @@ from core.types import Array, Columns, Episode, Episodes, Policy, Rows
 
 
 class Unroller:
-    """Collects unrolls from one vector environment."""
+    """Collects unrolls from one vector environment; `busy` is told while that is at work."""
 
-    def __init__(self, envs: vector.Env, spec: EnvSpec, collect: Rows | Episodes, seed: int) -> None:
-        self._envs, self._spec, self._collect = envs, spec, collect
+    def __init__(
+        self, envs: vector.Env, spec: EnvSpec, collect: Rows | Episodes, seed: int, busy: Busy | None = None
+    ) -> None:
+        self._envs, self._spec, self._collect, self._busy = envs, spec, collect, busy or Busy()
         self._rows = collect.rows if isinstance(collect, Rows) else collect.max_rows
         T, B = self._rows, envs.num_envs
         self._obs = np.zeros((T + 1, B, *spec.observation.shape), spec.observation.dtype)
@@ -31,12 +34,17 @@ class Unroller:
         self._ended_before = np.zeros(B, bool)
         self._total, self._length = np.zeros(B), np.zeros(B, np.int64)
         self._memory: Array | None = None
+        self._row_at = 0
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
         """Begin anew, as another process with this seed would."""
         self._seed = seed
         self._begin(seed)
+
+    def situation(self) -> str:
+        """Where the environments are, for a message."""
+        return f"environment {self._spec.id!r} (seed {self._seed}, last action {_brief(self._action[self._row_at])})"
 
     def _begin(self, seed: int | None) -> None:
         self._next_obs, self._memory = self._reset(seed), None
@@ -87,9 +95,10 @@ class Unroller:
                 self._behaviour[name] = np.zeros((self._rows, *column.shape), column.dtype)
             self._behaviour[name][t] = column
         try:
-            next_obs, reward, terminated, truncated, info = self._envs.step(
-                vector.clip_action(self._action[t], self._spec.action)
-            )
+            self._row_at = t
+            action = vector.clip_action(self._action[t], self._spec.action)
+            with self._busy:
+                next_obs, reward, terminated, truncated, info = self._envs.step(action)
         except Exception as error:
             raise EnvironmentFailedError(
                 f"environment {self._spec.id!r} raised {type(error).__name__}: {error} in step(); its seed was "
@@ -141,7 +150,8 @@ class Unroller:
 
     def _reset(self, seed: int | None) -> Array:
         try:
-            obs, _ = self._envs.reset(seed=seed)
+            with self._busy:
+                obs, _ = self._envs.reset(seed=seed)
         except Exception as error:
             raise EnvironmentFailedError(
                 f"environment {self._spec.id!r} raised {type(error).__name__}: {error} in reset(); its seed was {seed}"

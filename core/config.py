@@ -49,11 +49,14 @@ class FaultsConfig(Settings):
     """How long who waits for whom, and how often a dead process is started again."""
 
     restarts: int = bounded(3, low=0)
-    """Times that each actor, and the replay server, may be started again before the run ends with its traceback."""
+    """Times in a row that each process may be started again before the run ends; one that lived for a minute has all
+    of them again."""
     rejoin_grace_s: float = bounded(10.0, low=0)
     """How long a round waits for a dead actor's replacement before it goes on without that slot."""
     learner_patience_s: float = bounded(30.0, low=0)
     """How long an actor tries to reach a lost learner, and both a lost replay server, before they end."""
+    step_deadline_s: float | None = bounded(300.0, above=0)
+    """How long an actor's environments may take for one step or reset before the actor is ended; null: for ever."""
     start_timeout_s: float = bounded(60.0, above=0)
     """How long the learner waits at its start for a replay server, and with a fixed lag for actors after the first."""
 

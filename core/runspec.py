@@ -40,6 +40,7 @@ class RunSpec:
     max_message_bytes: int
     keepalive_s: float
     learner_patience_s: float
+    step_deadline_s: float | None
 
     def version_of(self, round_: int) -> int | None:
         """The version that acts in a round; None: the newest."""

@@ -274,5 +274,6 @@ class Services:
             max_message_bytes=config.network.max_message_bytes,
             keepalive_s=config.network.keepalive_s,
             learner_patience_s=config.faults.learner_patience_s,
+            step_deadline_s=config.faults.step_deadline_s,
             **plain,
         )

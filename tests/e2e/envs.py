@@ -90,7 +90,7 @@ class JitterEnv(CartPoleEnv):
 
 
 class BrokenEnv(CartPoleEnv):
-    """CartPole that goes wrong at its 40th step: it raises, or gives NaN."""
+    """CartPole that goes wrong at its 40th step: it raises, gives NaN, or hangs, with or without the GIL."""
 
     def __init__(self, how: str = "raise", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,6 +104,10 @@ class BrokenEnv(CartPoleEnv):
             raise RuntimeError("the simulator lost its licence")
         if self._steps == 40 and self._how == "obs":
             obs = np.full_like(obs, np.nan)
+        if self._steps == 40 and self._how == "hang":
+            threading.Event().wait()
+        if self._steps == 40 and self._how == "hang-in-c":
+            sum(range(1 << 62))
         if self._how == "reward":
             reward = 3e38
         return obs, reward, terminated, truncated, info

@@ -90,6 +90,25 @@ def test_a_broken_environment_is_shown_and_ends_the_run_after_its_restarts(
         assert word in said
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("hang", ("has not come back for", "step_deadline_s 2", "seed", "last action", "threading.py")),
+        ("hang-in-c", ("Timeout",)),
+    ],
+)
+def test_an_environment_that_hangs_ends_its_actor_with_the_stacks(
+    train: Train, tmp_path: Path, how: str, words: tuple[str, ...]
+) -> None:
+    settings = (f"env_kwargs.how={how}", "faults.restarts=0", "faults.step_deadline_s=2", *SMALL_PPO)
+    code, said = finish(train("--algorithm", "ppo", "--env", f"{MODULE}:Broken-v0", "--set", *settings))
+    assert code == (3 if how == "hang" else 1), said
+    log = (tmp_path / "run/logs/actor-0.log").read_text()
+    for word in (*words, "envs.py", "unroller.py"):
+        assert word in log
+    assert "No actor is left" in said
+
+
 def test_a_diverging_run_stops_and_says_what_is_not_finite(train: Train) -> None:
     settings = ("env_kwargs.how=reward", *SMALL_PPO)
     code, said = finish(train("--algorithm", "ppo", "--env", f"{MODULE}:Broken-v0", "--set", *settings))

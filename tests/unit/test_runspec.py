@@ -33,6 +33,7 @@ SPEC = RunSpec(
     max_message_bytes=64 << 20,
     keepalive_s=10.0,
     learner_patience_s=30.0,
+    step_deadline_s=60.0,
 )
 
 
