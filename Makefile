@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-slow soak fuzz coverage bench bench-replay bench-scores bench-async clean
+.PHONY: help setup demo test lint format protos protos-check test-slow soak chaos fuzz coverage bench bench-replay bench-scores bench-async clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,10 @@ test-slow: setup  ## the learning tests: scores on several seeds, minutes
 
 soak: setup  ## kill the replay server 500 times under load (20 minutes)
 	$(PYTEST) -m "" --timeout 0 --kills 500 tests/e2e/test_kills.py
+
+KILLS ?= 100
+chaos: setup  ## kill and stop processes of whole runs at random, KILLS times (20 minutes)
+	$(BIN)/python -m tests.chaos --kills $(KILLS) --write docs/reliability.md
 
 FUZZ_S ?= 300
 fuzz: setup  ## throw bytes at the replay server for FUZZ_S seconds (atheris)

@@ -13,7 +13,7 @@ from benchmarks.running import ROOT
 FOLDER = ROOT / ".venv-peers"
 PINS: dict[str, Sequence[str]] = {
     "sb3": (
-        *("torch==2.13.0", "stable-baselines3==2.9.2", "gymnasium[classic-control]==1.4.0", "numpy==2.4.6"),
+        *("torch==2.13.0", "stable-baselines3==2.9.2", "gymnasium[box2d,classic-control]==1.4.0", "numpy==2.4.6"),
         *("ale-py==0.12.1", "opencv-python-headless>=4.11"),
     ),
     "reverb": ("dm-reverb[tensorflow]==0.14.0",),  # has no wheels for Python 3.12 and later

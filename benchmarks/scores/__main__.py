@@ -10,19 +10,20 @@ from pathlib import Path
 
 from benchmarks.running import ROOT
 from benchmarks.scores import __doc__ as about
-from benchmarks.scores import page, results
+from benchmarks.scores import page, peers, results
 from benchmarks.scores.rows import GROUPS, ROWS
 from benchmarks.scores.run import Run, train
 
 DOCS = ROOT / "docs"
 RESULTS = DOCS / "scores.json"
-PAGE = "page"
+PEERS_RESULTS = DOCS / "scores-peers.json"
+PAGE, PEERS = "page", "peers"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser("benchmarks.scores", description=about)
-    parser.add_argument("groups", nargs="*", help=f"{', '.join(GROUPS)} (default: all), or {PAGE}")
+    parser.add_argument("groups", nargs="*", help=f"{', '.join(GROUPS)} (default: all), or {PAGE}, {PEERS}")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name has TEXT, such as 'ppo on Hopper'")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N; default: the row's own number")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
@@ -31,13 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=ROOT / "runs" / "scores", metavar="DIR", help="logs and run folders"
     )
     options = parser.parse_args(argv)
-    unknown = set(options.groups) - {*GROUPS, PAGE}
+    unknown = set(options.groups) - {*GROUPS, PAGE, PEERS}
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
-    at_hand = results.load(RESULTS)
-    if options.groups != [PAGE]:
+    at_hand, of_peers = results.load(RESULTS), results.load(PEERS_RESULTS)
+    if options.groups == [PEERS]:
+        of_peers[peers.NAME] = [dict(found) for found in peers.measure(options.out.resolve())]
+        results.keep(PEERS_RESULTS, of_peers)
+    elif options.groups != [PAGE]:
         _run(options, at_hand)
-    page.write(at_hand, DOCS / "scores.md", DOCS / "images")
+    page.write(at_hand, DOCS / "scores.md", DOCS / "images", peers.section(of_peers.get(peers.NAME, [])))
     failed = False
     for row in ROWS:
         runs = at_hand.get(row.id, [])

@@ -32,13 +32,14 @@ shared the machine. Presets were tuned on the same environments and on some of t
 make bench-scores                               # all groups; what docs/scores.json has is not run again
 python -m benchmarks.scores classic --seeds 3   # one group, fewer seeds
 python -m benchmarks.scores page                # this page again
+python -m benchmarks.scores peers               # Stable-Baselines3's a2c on LunarLander-v3
 ```
 """
 COLUMNS = ("algorithm", "environment", "env steps", "seeds", "median (worst to best)", "bar", "holds", "peers", "wall")
 
 
-def write(results: Results, page: Path, images: Path) -> None:
-    """The page, and one picture for each environment that was run."""
+def write(results: Results, page: Path, images: Path, of_peers: str = "") -> None:
+    """The page, and one picture for each environment that was run. `of_peers`: what was measured of theirs here."""
     parts = [HEAD, *(f"- {name}: {text}." for name, text in SOURCES.items()), ""]
     for group in GROUPS:
         rows = [row for row in ROWS if row.group == group]
@@ -47,6 +48,7 @@ def write(results: Results, page: Path, images: Path) -> None:
             picture = _draw(env, [row for row in rows if row.env == env], results, images)
             if picture is not None:
                 parts.append(f"![{env}]({images.name}/{picture})\n")
+    parts += [of_peers] if of_peers else []
     page.write_text("\n".join(parts), encoding="utf-8")
 
 
