@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-slow soak chaos fuzz coverage bench bench-replay bench-scores bench-async clean
+.PHONY: help setup demo test lint format protos protos-check test-slow soak chaos fuzz audit coverage bench bench-replay bench-scores bench-async clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,10 @@ FUZZ_S ?= 300
 fuzz: setup  ## throw bytes at the replay server for FUZZ_S seconds (atheris)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	$(BIN)/python -m tests.fuzz -max_total_time=$(FUZZ_S)
+
+audit: setup  ## known weaknesses: bandit, and pip-audit where its data can be reached
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check bandit==1.9.4 pip-audit==2.10.1
+	$(BIN)/python -m tests.audit
 
 coverage: setup  ## the tests again, with branch coverage
 	$(PYTEST) --cov --cov-report=term:skip-covered

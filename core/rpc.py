@@ -52,6 +52,7 @@ def options(max_message_bytes: int, keepalive_s: float) -> list[tuple[str, Any]]
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.http2.ping_timeout_ms", keepalive_ms),  # without it a half-open connection is noticed after minutes
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),  # whatever the other end's keepalive is

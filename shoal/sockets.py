@@ -21,7 +21,7 @@ def socket_folder() -> Iterator[Path]:
     """A private folder whose path leaves room for a socket's name: the kernel takes 107 bytes in all."""
     base = tempfile.gettempdir()
     if len(os.fsencode(base)) + len(f"/{PREFIX}12345678/learner.sock") > MAX_SOCKET_PATH_BYTES:
-        base = "/tmp"
+        base = "/tmp"  # nosec B108 # a private folder is made in it
     remove_stale(Path(base))
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=base, ignore_cleanup_errors=True) as folder:
         yield Path(folder)

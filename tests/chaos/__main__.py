@@ -108,7 +108,7 @@ def _report(
         "",
         "Whole runs of `shoal train` on CartPole whose processes are killed and stopped (SIGSTOP, up to 3 s) at",
         "random moments, from one seed. A run of kind `exact` must end with the weights of a run in peace, bit for",
-        "bit, which it could not if anything acknowledged were lost or counted twice. One of kind `rough` must reach its",
+        "bit, which it could not if anything acknowledged were lost or doubled. One of kind `rough` must reach its",
         "threshold. Of all: exit code 0, counters that never go back, no process, no shared memory and no half-written",
         "checkpoint left.",
         "",
