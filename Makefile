@@ -61,8 +61,9 @@ soak: setup  ## kill the replay server 500 times under load (20 minutes)
 	$(PYTEST) -m "" --timeout 0 --kills 500 tests/e2e/test_kills.py
 
 KILLS ?= 100
+CHAOS ?= --write docs/reliability.md
 chaos: setup  ## kill and stop processes of whole runs at random, KILLS times (20 minutes)
-	$(BIN)/python -m tests.chaos --kills $(KILLS) --write docs/reliability.md
+	$(BIN)/python -m tests.chaos --kills $(KILLS) $(CHAOS)
 
 FUZZ_S ?= 300
 fuzz: setup  ## throw bytes at the replay server for FUZZ_S seconds (atheris)

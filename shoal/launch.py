@@ -27,8 +27,8 @@ from shoal.run_dir import RunDir
 from shoal.sockets import socket_folder
 
 TICK_S = 0.1
-CHECKPOINT_S = 2.0
-"""After Ctrl-C or SIGTERM, how long the learner has to write its checkpoint and go."""
+CHECKPOINT_S, PREEMPTED_S = 2.0, 8.0
+"""After Ctrl-C, and after SIGTERM, how long the learner has to write its checkpoint and go."""
 CHECKPOINT_AFTER_FAILURE_S = 30.0
 GOODBYE_S = 0.5
 """How long the others have once the learner is gone ..."""
@@ -123,7 +123,7 @@ class Launch:
             self._start_replay()
         if self._signal is not None and not self._interrupted:
             self._interrupted = True
-            self._stop_learner(CHECKPOINT_S)
+            self._stop_learner(CHECKPOINT_S if self._signal == signal.SIGINT else PREEMPTED_S)
         if time.monotonic() >= self._kill_at_s:
             self._learner.send(signal.SIGKILL)
         if self._kill_at_s < math.inf and self._learner not in self._children.alive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core import checkpoint
 from tests.e2e.envs import MODULE
 from tests.e2e.runs import SMALL_PPO, Train, env_steps, finish, pids, summary, wait_until
 
@@ -165,6 +167,28 @@ def test_a_replay_server_that_cannot_come_back_ends_the_run_with_the_last_params
     assert code != 0
     assert "replay" in said
     assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_full_disk_costs_checkpoints_and_nothing_else(train: Train, tmp_path: Path) -> None:
+    """A limit on the size of the learner's files: it meets the same error as on a full disk, and it can be lifted."""
+    settings = ("checkpoint.every_env_steps=500", "ppo.hidden=[256,256]", *SMALL_PPO)
+    run = train("--algorithm", "ppo", "--policy-lag", "1", "--env-steps", "10000000", "--set", *settings)
+    folder, log = tmp_path / "run" / "checkpoints", tmp_path / "run" / "logs" / "learner.log"
+    wait_until(lambda: len(checkpoint.all_in(folder)) > 1, run, "two checkpoints")
+    learner = next(pid for pid, what in pids(tmp_path).items() if what == "learner")
+    _, most = resource.prlimit(learner, resource.RLIMIT_FSIZE)
+    resource.prlimit(learner, resource.RLIMIT_FSIZE, (100_000, most))
+    wait_until(lambda: "cannot write checkpoint" in log.read_text(), run, "a failed checkpoint")
+    newest, at = checkpoint.latest(folder), env_steps(tmp_path)
+    checkpoint.read(newest)
+    wait_until(lambda: env_steps(tmp_path) > at, run, "further steps")
+    assert "the run goes on, and the one before stays" in log.read_text()
+    resource.prlimit(learner, resource.RLIMIT_FSIZE, (most, most))
+    wait_until(lambda: checkpoint.latest(folder) != newest, run, "the next checkpoint")
+    run.send_signal(signal.SIGTERM)
+    code, said = finish(run)
+    assert code == 128 + signal.SIGTERM, said
+    assert not list(folder.glob(".tmp-*"))
 
 
 def test_ctrl_c_in_an_evaluation_keeps_the_checkpoint(train: Train, tmp_path: Path) -> None:
