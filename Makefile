@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-slow soak chaos fuzz audit coverage bench bench-replay bench-scores bench-async clean
+.PHONY: help setup demo test lint format protos protos-check test-slow soak chaos stress fuzz audit coverage bench bench-replay bench-scores bench-async clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,12 @@ KILLS ?= 100
 CHAOS ?= --write docs/reliability.md
 chaos: setup  ## kill and stop processes of whole runs at random, KILLS times (20 minutes)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) $(CHAOS)
+
+TIMES ?= 1000
+stress: setup  ## repeat the tests of tables, publisher and streams TIMES times, with threads switched all the time (1 hour)
+	$(PYTEST) -q -p no:randomly --times $(TIMES) tests/unit/test_publisher.py tests/unit/test_queue.py \
+		tests/unit/test_hosting.py tests/unit/test_hosting_lives.py tests/services/test_stream.py \
+		tests/services/test_sampling.py tests/services/test_weights_receiver.py tests/services/test_staged_rounds.py
 
 FUZZ_S ?= 300
 fuzz: setup  ## throw bytes at the replay server for FUZZ_S seconds (atheris)

@@ -20,7 +20,7 @@ from typing import Any
 
 from core.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 _TENSOR = "__tensor__"
 
 

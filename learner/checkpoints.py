@@ -113,7 +113,7 @@ class Checkpoints:
                 for v in self._published
             ],
             "drawing": None if drawing is None else drawing.to_plain(),
-            "progress": self._progress.to_plain(),
+            "progress": self._progress.to_plain(),  # before the evaluation that may follow
         }
         self._resume_version = self._progress.version
         self._write()
@@ -139,6 +139,7 @@ class Checkpoints:
             "updates": progress.updates,
             "version": progress.version,
             "eval_return": progress.eval_return if progress.evaluated_version == progress.version else None,
+            "progress": progress.to_plain(),
         }
 
     # -------------------------------------------------------------------------------------------------------- read
@@ -154,8 +155,7 @@ class Checkpoints:
         self._state.load_state_dict(saved.state)
         resume = saved.resume if self._goes_on(saved) else None
         if resume is None:
-            meta = saved.meta
-            self._progress.resumed(int(meta["env_steps"]), int(meta["updates"]), int(meta["version"]))
+            self._progress.restore(saved.meta["progress"], exact=False)
         else:
             self._progress.restore(resume["progress"])
         if self._progress.env_steps >= self._config.env_steps:

@@ -82,25 +82,22 @@ class Progress:
     _segment: tuple[float, int] | None = None
     _started_env_steps: int = 0
 
-    def resumed(self, env_steps: int, updates: int, version: int) -> None:
-        """Go on from a checkpoint's counters."""
-        self.env_steps, self.updates, self.version, self.next_evaluation = env_steps, updates, version, 0
-        self.resumes += 1
-
     def to_plain(self) -> dict[str, Any]:
-        """All that counts on after an exact resume, for JSON; times begin anew."""
+        """All that counts on after a resume, for JSON; times begin anew."""
         plain = {name: getattr(self, name) for name in _KEPT}
         best = None if self._best == -math.inf else self._best
         return {**plain, "best": best, "returns": list(self._returns), "lengths": list(self._lengths)}
 
-    def restore(self, plain: Mapping[str, Any]) -> None:
-        """The inverse."""
+    def restore(self, plain: Mapping[str, Any], *, exact: bool = True) -> None:
+        """The inverse. Of an inexact resume evaluations are planned anew: its settings may be others."""
         for name in _KEPT:
             setattr(self, name, plain[name])
         self._best = -math.inf if plain["best"] is None else plain["best"]
         self._returns.extend(plain["returns"])
         self._lengths.extend(plain["lengths"])
         self.resumes += 1
+        if not exact:
+            self.next_evaluation, self.solved_at_env_steps = 0, None
 
     def received(self, headers: Sequence[UnrollHeader], wait_s: float, limiter_s: float) -> None:
         """Unrolls came in after a wait."""

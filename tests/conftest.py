@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -21,11 +22,32 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("shoal")
 
+SWITCH_S = 1e-5
+"""Between two threads where tests are repeated: 5 ms, as usual, would hide most orders."""
 _SEED: pytest.StashKey[int] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=25, help="how often tests/e2e/test_kills.py kills the replay server")
+    parser.addoption("--times", type=int, default=1, help="runs of each test, with threads switched often")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("times") > 1:
+        sys.setswitchinterval(SWITCH_S)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    times = metafunc.config.getoption("times")
+    if times > 1:
+        metafunc.fixturenames.append("repetition")
+        metafunc.parametrize("repetition", range(times))
+
+
+@pytest.fixture
+def repetition() -> int:
+    """Which run of the test it is, with --times."""
+    return 0
 
 
 class Threads:

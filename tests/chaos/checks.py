@@ -47,8 +47,11 @@ def _result(campaign: Campaign, folder: Path, weights: str | None) -> Iterator[s
         yield "the run is not deterministic any more"
     if campaign.exact and summary["weights_sha256"] != weights:
         yield f"its weights are {summary['weights_sha256'][:12]}, those of a run in peace {str(weights)[:12]}"
-    if campaign.threshold is not None and summary["eval_return"] < campaign.threshold:
-        yield f"it reached {summary['eval_return']:.1f}, the threshold is {campaign.threshold:g}"
+    if campaign.threshold is not None:
+        lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+        best = max((line["eval_return"] for line in lines if line["kind"] == "evaluation"), default=0.0)
+        if best < campaign.threshold:
+            yield f"it reached {best:.1f}, the threshold is {campaign.threshold:g}"
 
 
 def _monotone(metrics: Path) -> Iterator[str]:

@@ -242,9 +242,9 @@ def test_damaged_meta_is_told_and_never_stops_a_run(text: str, tmp_path: Path) -
 def test_other_formats_and_lost_parts_are_told(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     change_meta(path, format=99)
-    with pytest.raises(CheckpointError, match="has format 99, this Shoal reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99, this Shoal reads 2"):
         checkpoint.read(path)
-    change_meta(path, format=1, state={"mean": {"__tensor__": "state/gone"}})
+    change_meta(path, format=2, state={"mean": {"__tensor__": "state/gone"}})
     with pytest.raises(CheckpointError, match="is damaged: 'state/gone' is missing"):
         checkpoint.read(path)
 

@@ -119,7 +119,13 @@ def test_shares_never_exceed_one(progress: Progress, clock: FakeClock) -> None:
 
 
 def test_a_resumed_run_counts_on_but_its_speed_begins_anew(progress: Progress, clock: FakeClock) -> None:
-    progress.resumed(env_steps=500, updates=20, version=7)
+    before = Progress(clock.now_s, 1000)
+    before.received([header(500, 0)], 0.0, 0.0)
+    before.updates, before.version, before.episodes = 20, 7, 4
+    before.evaluated(3.0, 0.1, target_return=2.0)
+    progress.restore(before.to_plain(), exact=False)
+    assert (progress.episodes, progress.evaluations, progress.resumes) == (4, 1, 1)
+    assert progress.solved_at_env_steps is None, "the target may be another now"
     progress.received([header(100, 7)], 0.0, 0.0)
     clock.advance(10.0)
     assert (progress.env_steps, progress.updates, progress.version) == (600, 20, 7)

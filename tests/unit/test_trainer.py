@@ -153,7 +153,7 @@ def test_every_round_draws_from_its_own_generator_that_is_no_actors() -> None:
     other.trainer.run()
     assert other.draws[0] != first.draws[0]
     resumed = Run([delivery()])
-    resumed.progress.resumed(100, 3, version=1)
+    resumed.progress.env_steps, resumed.progress.updates, resumed.progress.version = 100, 3, 1
     resumed.trainer.run()
     assert resumed.draws == [first.draws[1]]
 
@@ -209,7 +209,7 @@ def test_without_a_target_there_is_no_evaluation_on_the_way() -> None:
 def test_a_resumed_run_evaluates_at_the_next_multiple() -> None:
     config: dict[str, Any] = {"target_return": 1.0, "evaluation": EvaluationConfig(every_env_steps=100)}
     run = Run([delivery(30)] * 2, returns=[0.0] * 9, **config)
-    run.progress.resumed(250, 1, 1)
+    run.progress.env_steps, run.progress.next_evaluation = 250, 0
     again = Trainer(
         run.trainer._config,
         run.trainer._algorithm,
