@@ -1,0 +1,73 @@
+"""A whole run with tokens and TLS, an actor from outside, one with the wrong token, and no secret left anywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shoal.processes import HOME
+from tests.e2e.runs import SMALL_PPO, Train, env_steps, finish, wait_until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl"),
+]
+TOKENS = {role: f"{role}-secret-{'x' * 20}" for role in ("actor", "learner", "admin")}
+DEADLINE_S = 60.0
+
+
+def shoal(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shoal", *arguments]
+    environment, pipe = {**os.environ, "PYTHONPATH": str(HOME)}, subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def tls(folder: Path, role: str) -> list[str]:
+    files = {"ca": "ca.pem", "cert": f"{role}.pem", "key": f"{role}-key.pem"}
+    return [word for flag, file in files.items() for word in (f"--tls-{flag}", str(folder / "certs" / file))]
+
+
+def test_who_has_token_and_certificate_takes_part_and_nobody_else(train: Train, tmp_path: Path) -> None:
+    subprocess.run([str(HOME / "deploy" / "certs.sh"), str(tmp_path / "certs")], check=True, capture_output=True)
+    (tmp_path / "all").write_text("".join(f"{role}: {token}\n" for role, token in TOKENS.items()))
+    (tmp_path / "own").write_text(f"actor: {TOKENS['actor']}\n")
+    (tmp_path / "wrong").write_text("actor: nobody-knows-this-one\n")
+    flags = ["--listen", "localhost:0", "--token-file", str(tmp_path / "all"), *tls(tmp_path, "learner")]
+    run = train("--algorithm", "ppo", "--env-steps", "100000000", *flags, "--set", *SMALL_PPO)
+    log = tmp_path / "run" / "logs" / "learner.log"
+    wait_until(lambda: env_steps(tmp_path) > 0, run, "the first steps")
+    found = re.search(r"listens on (localhost:\d+)", log.read_text())
+    assert found is not None
+    joining = ["actor", "--learner", found[1]]
+    refused = {
+        "is not known here": [*joining, "--token-file", str(tmp_path / "wrong"), *tls(tmp_path, "actor")],
+        "no token came": [*joining, *tls(tmp_path, "actor")],
+    }
+    for words, arguments in refused.items():
+        out, err = (actor := shoal(tmp_path, *arguments)).communicate(timeout=DEADLINE_S)
+        assert actor.returncode == 4, out + err
+        assert words in err
+    status = shoal(tmp_path, "status", found[1], "--token-file", str(tmp_path / "own"), *tls(tmp_path, "actor"))
+    out, err = status.communicate(timeout=DEADLINE_S)
+    assert status.returncode == 0, err
+    assert "ppo on CartPole-v1" in out
+    actor = shoal(tmp_path, *joining, "--token-file", str(tmp_path / "own"), *tls(tmp_path, "actor"))
+    wait_until(lambda: "slot 1: joined" in log.read_text(), run, "the actor from outside")
+    at = env_steps(tmp_path)
+    wait_until(lambda: env_steps(tmp_path) > at + 200, run, "further steps")
+    run.send_signal(signal.SIGINT)
+    code, said = finish(run)
+    assert code == 130, said
+    told = said + "".join(actor.communicate(timeout=DEADLINE_S)) + out + err
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            told += path.read_bytes().decode(errors="replace")
+    assert not [role for role, token in TOKENS.items() if token in told], "a token is in a log or a file"
+    assert "nobody-knows-this-one" not in told
