@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.data_place import own_folder
 from shoal.processes import HOME
 
 LONGEST_STOP_S, LONGEST_PAUSE_S = 3.0, 6.0
@@ -84,6 +85,8 @@ class Fire:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "shoal", "train", *self._campaign.flags, "--resume", "auto"]
+        if isinstance(own_folder(), str):  # no room in memory for tables that outlive a kill
+            command += ["--data-dir", str(self._folder / "tables")]
         environment = {**os.environ, "PYTHONPATH": str(HOME), "TMPDIR": str(self._folder / "tmp")}
         with self._log.open("ab") as log:
             return subprocess.Popen(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from core import checkpoint
+from shoal.data_place import own_folder
 from tests.e2e.runs import Train, env_steps, finish, pids, summary, wait_until
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,12 @@ DQN = ("--algorithm", "dqn", "--env-steps", "7000", "--envs-per-actor", "4", "--
 DQN_SET = ("dqn.replay=prioritised", "dqn.replay_capacity=3000", "dqn.min_size=500", "dqn.hidden=[32]")
 EVERY = "checkpoint.every_env_steps=1000"
 RUNS = {"ppo": (*PPO, "--set", EVERY, *PPO_SET), "dqn": (*DQN, "--set", EVERY, *DQN_SET)}
+
+
+def flags(algorithm: str, tmp_path: Path, run: str = "run") -> tuple[str, ...]:
+    """Of a run; its tables are on the disk where there is no room in memory for files."""
+    kept = ("--data-dir", str(tmp_path / f"{run}-tables")) if isinstance(own_folder(), str) else ()
+    return (*kept, *RUNS[algorithm])
 
 
 def kill(tmp_path: Path, *roles: str) -> None:
@@ -35,7 +42,7 @@ def wait_for_steps(tmp_path: Path, run: subprocess.Popen[str], least: int) -> No
 
 def whole(train: Train, tmp_path: Path, algorithm: str) -> str:
     """The weights of a run that nothing happens to."""
-    code, said = finish(train(*RUNS[algorithm], run="whole"))
+    code, said = finish(train(*flags(algorithm, tmp_path, "whole"), run="whole"))
     assert code == 0, said
     assert summary(tmp_path, "whole")["deterministic"]
     weights: str = summary(tmp_path, "whole")["weights_sha256"]
@@ -44,7 +51,7 @@ def whole(train: Train, tmp_path: Path, algorithm: str) -> str:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
 def test_killed_runs_go_on_as_if_nothing_had_been(train: Train, tmp_path: Path, algorithm: str) -> None:
-    run = train(*RUNS[algorithm], "--resume", "auto")
+    run = train(*flags(algorithm, tmp_path), "--resume", "auto")
     wait_for_steps(tmp_path, run, 2500)
     kill(tmp_path, "learner")
     log = tmp_path / "run/logs/learner.log"
