@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from core import checkpoint
-from shoal.data_place import own_folder
 from tests.e2e.runs import Train, env_steps, finish, pids, summary, wait_until
 
 pytestmark = pytest.mark.slow
@@ -25,9 +24,8 @@ RUNS = {"ppo": (*PPO, "--set", EVERY, *PPO_SET), "dqn": (*DQN, "--set", EVERY, *
 
 
 def flags(algorithm: str, tmp_path: Path, run: str = "run") -> tuple[str, ...]:
-    """Of a run; its tables are on the disk where there is no room in memory for files."""
-    kept = ("--data-dir", str(tmp_path / f"{run}-tables")) if isinstance(own_folder(), str) else ()
-    return (*kept, *RUNS[algorithm])
+    """Of a run; its tables are on the disk: those in memory go when another launcher finds that theirs was killed."""
+    return ("--data-dir", str(tmp_path / f"{run}-tables"), *RUNS[algorithm])
 
 
 def kill(tmp_path: Path, *roles: str) -> None:
