@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ import pytest
 
 from shoal.data_place import own_folder, sweep
 from shoal.processes import HOME
-from shoal.sockets import remove_stale
 from shoal.supervised import EXIT_ORPHANED
 
 pytestmark = pytest.mark.slow
@@ -292,25 +290,6 @@ def test_a_learner_without_its_launcher_is_asked_to_end_first() -> None:
     select.select([], [], [], 0.5)
     process.stdin.close()
     assert process.wait(DEADLINE_S) == 7
-
-
-def test_the_sockets_of_a_killed_launcher_are_removed_and_no_others(tmp_path_factory: pytest.TempPathFactory) -> None:
-    base = tmp_path_factory.mktemp("b")
-    names = ("shoal-deadaaaa", "shoal-livebbbb", "shoal-newccccc", "shoal-emptyddd", "shoal-othereee")
-    dead, live, new, empty, other = folders = [base / name for name in names]
-    for folder in folders:
-        folder.mkdir()
-    with socket.socket(socket.AF_UNIX) as server:
-        for folder in (dead, new):
-            with socket.socket(socket.AF_UNIX) as gone:
-                gone.bind(str(folder / "learner.sock"))
-        server.bind(str(live / "learner.sock"))
-        server.listen()
-        (other / "notes.sock").touch()
-        for folder in (dead, live, empty, other):
-            os.utime(folder, (0, 0))
-        remove_stale(base)
-        assert sorted(base.iterdir()) == sorted([live, new, empty, other])
 
 
 def test_a_second_run_in_the_same_directory_is_refused(launch: Launch) -> None:

@@ -1,0 +1,29 @@
+"""shoal/sockets.py: folders of sockets that a killed launcher left are removed, and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from shoal.sockets import remove_stale
+
+
+def test_the_sockets_of_a_killed_launcher_are_removed_and_no_others(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.mktemp("b")
+    names = ("shoal-deadaaaa", "shoal-livebbbb", "shoal-newccccc", "shoal-emptyddd", "shoal-othereee")
+    dead, live, new, empty, other = folders = [base / name for name in names]
+    for folder in folders:
+        folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        for folder in (dead, new):
+            with socket.socket(socket.AF_UNIX) as gone:
+                gone.bind(str(folder / "learner.sock"))
+        server.bind(str(live / "learner.sock"))
+        server.listen()
+        (other / "notes.sock").touch()
+        for folder in (dead, live, empty, other):
+            os.utime(folder, (0, 0))
+        remove_stale(base)
+        assert sorted(base.iterdir()) == sorted([live, new, empty, other])
