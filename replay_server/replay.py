@@ -7,31 +7,20 @@ unrolls are staged, and why_apply_waits -> apply puts a round's into the ring in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.errors import ReplayError, SchemaError
 from core.types import Array, Columns, UnrollHeader
 from replay_server.data_dir import DataDir, read_definition
 from replay_server.definition import ReplayDefinition
 from replay_server.draws_left import DrawsLeft
-from replay_server.reports import Reports, TableStats
+from replay_server.reports import Drawn, Reports, TableStats
 from replay_server.samplers import UniformSampler
 from replay_server.settings import check_change, check_priorities, make_sampler, plan
 from replay_server.staging import Staging
 from replay_server.table import Size, Table
 from replay_server.table_folder import TableFolder, open_ring
-
-
-class Drawn(NamedTuple):
-    """A draw: keys [n], their probabilities, windows time-major [before + after, n, ...], and how many items it had."""
-
-    keys: NDArray[np.int64]
-    probability: NDArray[np.float64] | None
-    columns: dict[str, Array] | None
-    items: int
 
 
 class ReplayTable(Table):

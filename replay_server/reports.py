@@ -1,17 +1,30 @@
-"""What a table tells besides its items: the headers of the unrolls that came in, and its counters. Pure, one thread."""
+"""What a table tells: draws, the headers of the unrolls that came in, and its counters. Pure, one thread."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from core.types import UnrollHeader
+import numpy as np
+from numpy.typing import NDArray
+
+from core.types import Array, UnrollHeader
 
 MERGED_SLOT = -1
 """The slot of a header that stands for several unrolls."""
 
 MERGED_EPISODES = 100
 """How many of the newest episodes a merged header keeps (the mean return is over 100 episodes)."""
+
+
+class Drawn(NamedTuple):
+    """A draw: keys [n], their probabilities, windows time-major [before + after, n, ...], and how many items it had."""
+
+    keys: NDArray[np.int64]
+    probability: NDArray[np.float64] | None
+    columns: dict[str, Array] | None
+    items: int
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from core.types import Array, Columns
 from protos import experience_pb2 as pb
 from replay_server.hosting import Hosted
 from replay_server.insert_stream import EXECUTOR_BYTES
-from replay_server.replay import Drawn, ReplayTable
+from replay_server.replay import ReplayTable
+from replay_server.reports import Drawn
 from replay_server.settings import window_bytes
 
 DRAW_STREAM = 1 << 33
