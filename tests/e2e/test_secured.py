@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from shoal.processes import HOME
+from tests import certs
 from tests.e2e.runs import SMALL_PPO, Train, env_steps, finish, wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl"),
-]
+pytestmark = pytest.mark.slow
 TOKENS = {role: f"{role}-secret-{'x' * 20}" for role in ("actor", "learner", "admin")}
 DEADLINE_S = 60.0
 
@@ -35,7 +33,7 @@ def tls(folder: Path, role: str) -> list[str]:
 
 
 def test_who_has_token_and_certificate_takes_part_and_nobody_else(train: Train, tmp_path: Path) -> None:
-    subprocess.run([str(HOME / "deploy" / "certs.sh"), str(tmp_path / "certs")], check=True, capture_output=True)
+    certs.write(tmp_path / "certs", trustme.CA())
     (tmp_path / "all").write_text("".join(f"{role}: {token}\n" for role, token in TOKENS.items()))
     (tmp_path / "own").write_text(f"actor: {TOKENS['actor']}\n")
     (tmp_path / "wrong").write_text("actor: nobody-knows-this-one\n")

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc.aio
 import pytest
+import trustme
 
 from core import errors, rpc, rpc_server
 from core.security import Security, Tls, Tokens
 from protos import experience_pb2 as pb
 from replay_server.service import ExperienceService
-from shoal.processes import HOME
+from tests.certs import write
 from tests.services.experience import DEFINITION, EXPERIENCE, open_request
 from tests.services.serving import DEADLINE_S, Serving
 
 ACTOR, LEARNER, ADMIN, ANY = (f"{word}-token-of-the-tests" for word in ("actor", "learner", "admin", "any"))
 SERVED = Tokens(f"actor: {ACTOR}\nlearner: {LEARNER}\nadmin: {ADMIN}\n{ANY}\n")
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl")
 Serve = Callable[[Security], str]
 Call = Callable[[str, Security], rpc.Client]
 
@@ -182,20 +180,14 @@ def test_without_tokens_only_this_machine_is_served(serving: Serving, address: s
 
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A folder that deploy/certs.sh filled; of another CA for another name."""
+    """A folder of certificates: of our CA or another one, good or expired."""
+    authorities: dict[str, trustme.CA] = {}
     made: dict[tuple[str, int], Path] = {}
 
     def make(name: str = "ours", days: int = 30) -> Path:
         if (name, days) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            if days < 0:
-                for file in ("ca.pem", "ca-key.pem"):
-                    shutil.copy(make(name) / file, folder)
-            script = str(HOME / "deploy" / "certs.sh")
-            subprocess.run(
-                [script, str(folder)], check=True, env={**os.environ, "DAYS": str(days)}, capture_output=True
-            )
-            made[name, days] = folder
+            made[name, days] = tmp_path_factory.mktemp(name)
+            write(made[name, days], authorities.setdefault(name, trustme.CA()), days)
         return made[name, days]
 
     return make
@@ -206,7 +198,6 @@ def tls(folder: Path, role: str | None, ca: Path | None = None) -> Tls:
     return Tls((ca or folder) / "ca.pem", cert, key)
 
 
-@needs_openssl
 def test_both_ends_show_their_certificates(serve: Serve, call: Call, certs: Callable[..., Path]) -> None:
     folder = certs()
     address = serve(Security(SERVED, tls(folder, "replay")))
@@ -215,7 +206,6 @@ def test_both_ends_show_their_certificates(serve: Serve, call: Call, certs: Call
     insert(client)
 
 
-@needs_openssl
 @pytest.mark.parametrize(
     ("who", "client_tls"),
     [
@@ -235,7 +225,6 @@ def test_who_is_not_trusted_is_refused_with_the_right_token(
     assert info(call(address, Security(Tokens(ANY), tls(certs(), "actor")))) == rpc.PROTOCOL, who
 
 
-@needs_openssl
 def test_a_servers_expired_certificate_is_refused_at_once(serve: Serve, call: Call, certs: Callable[..., Path]) -> None:
     address = serve(Security(SERVED, tls(certs(days=-1), "replay", certs())))
     client = call(address, Security(Tokens(ANY), tls(certs(), "actor")))
@@ -243,7 +232,6 @@ def test_a_servers_expired_certificate_is_refused_at_once(serve: Serve, call: Ca
         client.unary("Info", pb.InfoRequest(), pb.InfoReply, DEADLINE_S, wait=True)
 
 
-@needs_openssl
 def test_plain_text_and_tls_do_not_meet(serve: Serve, call: Call, certs: Callable[..., Path]) -> None:
     encrypted, plain = serve(Security(SERVED, tls(certs(), "replay"))), serve(Security(SERVED))
     with pytest.raises(errors.UnavailableError):
@@ -252,7 +240,6 @@ def test_plain_text_and_tls_do_not_meet(serve: Serve, call: Call, certs: Callabl
         info(call(plain, Security(Tokens(ANY), tls(certs(), "actor"))))
 
 
-@needs_openssl
 def test_a_certificate_must_have_the_name_that_is_asked_for(
     serve: Serve, call: Call, certs: Callable[..., Path]
 ) -> None:
