@@ -21,7 +21,6 @@ class Restarts:
     """Each process may be started again `budget` times in a row: at once, then after 1, 2, 4 ... seconds."""
 
     budget: int
-    total: int = 0
     _records: dict[str, _Record] = field(default_factory=dict)
     _due: list[tuple[float, str, Callable[[], None]]] = field(default_factory=list)
 
@@ -38,7 +37,6 @@ class Restarts:
             return None
         pause_s = 0.0 if not record.used else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (record.used - 1))
         record.used += 1
-        self.total += 1
         self._due.append((now_s + pause_s, name, start))
         when = f" in {pause_s:g} s" if pause_s else ""
         return f"started again{when} (restart {record.used} of {self.budget})"
