@@ -18,7 +18,10 @@ MOST_HOSTS = 1024
 
 
 class Gate:
-    """Checks calls of one server. Without tokens everybody may call: the server is bound to this machine then."""
+    """Checks calls of one server. Without tokens everybody may call: the server is bound to this machine then.
+
+    A good token always passes; a host's calls without one are answered with less the more there are.
+    """
 
     def __init__(self, security: Security, clock: Clock | None = None) -> None:
         self._tokens, self._clock = security.tokens, clock or SystemClock()
@@ -28,14 +31,12 @@ class Gate:
         """Raises UnauthenticatedError, ForbiddenError, or RateLimitedError for a host that failed too often."""
         if self._tokens is None:
             return
-        host = peer.rpartition(":")[0]
-        self._check_rate(host)
         given = next((str(value) for key, value in metadata if key == HEADER), "")
         roles = self._tokens.roles_of(given.removeprefix(SCHEME)) if given.startswith(SCHEME) else frozenset()
         needed = NEEDED.get(method)
         if roles and (needed is None or needed in roles):
             return
-        self._count_failure(host)
+        self._count_failure(peer.rpartition(":")[0])
         if roles:
             raise ForbiddenError(
                 f"{method} needs a token of the role {needed}; the one that came is good for {', '.join(sorted(roles))}"
@@ -45,17 +46,14 @@ class Gate:
             f"{method}: {what}; give --token-file or SHOAL_TOKEN with one that this server knows"
         )
 
-    def _check_rate(self, host: str) -> None:
-        left, since_s = self._failures.get(host, (float(FAILURES), 0.0))
-        left = min(float(FAILURES), left + REFILL_PER_S * (self._clock.now_s() - since_s))
-        if left < 1.0:
-            raise RateLimitedError(f"too many calls without a good token came from {host}: wait a second")
-        if host in self._failures:
-            self._failures[host] = left, self._clock.now_s()
-
     def _count_failure(self, host: str) -> None:
-        left, _ = self._failures.get(host, (float(FAILURES), 0.0))
-        self._failures[host] = left - 1.0, self._clock.now_s()
+        """Raises RateLimitedError where the host has made too many."""
+        now_s = self._clock.now_s()
+        left, since_s = self._failures.get(host, (float(FAILURES), now_s))
+        left = min(float(FAILURES), left + REFILL_PER_S * (now_s - since_s))
+        self._failures[host] = max(0.0, left - 1.0), now_s
         self._failures.move_to_end(host)
         if len(self._failures) > MOST_HOSTS:
             self._failures.popitem(last=False)
+        if left < 1.0:
+            raise RateLimitedError(f"too many calls without a good token came from {host}: wait a second")

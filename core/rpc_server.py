@@ -143,5 +143,6 @@ class _Requests:
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.ShoalError) -> None:
     """End the call with the error's status, message and class name."""
     code, details, metadata = to_status(error)
-    logger.warning("%s: %s: %s", context.peer(), type(error).__name__, error)
+    if not isinstance(error, errors.RateLimitedError):  # they would fill the log
+        logger.warning("%s: %s: %s", context.peer(), type(error).__name__, error)
     await context.abort(code, details, metadata)

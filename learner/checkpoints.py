@@ -58,6 +58,11 @@ class Start:
     exact: bool = True
 
     @property
+    def goes_on(self) -> bool:
+        """Whether there was a learner before this one that may have used the replay table."""
+        return self.version > 0 or not self.exact
+
+    @property
     def first_version(self) -> int:
         """The oldest one that an actor may act with."""
         return self.published[0].version if self.published else self.version

@@ -11,7 +11,7 @@ from core import rpc
 from core.clock import Clock, SystemClock
 from core.compression import crosses_network
 from core.config import Config
-from core.errors import ConfigError, ShoalError, UnavailableError
+from core.errors import ConfigError, ShoalError
 from core.sampling import SampleStream
 from core.specs import Signature
 from core.types import Lag, Plan, Replay
@@ -27,7 +27,8 @@ from replay_server.settings import plan as parts_of
 from replay_server.staging import MOST_BYTES
 
 ASK_TIMEOUT_S = 2.0
-ROLLBACK_TIMEOUT_S = 60.0
+TABLE_TIMEOUT_S = 120.0
+"""For a manifest, or the way back to one: a large table on a slow disk takes its time."""
 MESSAGE_SHARE = 0.9
 """Of the largest message, for a draw's items; headers come beside them."""
 INTERVALS_KEPT = 2
@@ -136,6 +137,8 @@ class ReplayLink:
         table = pb.TableDefinition(name=definition.name, settings=definition.pack())
         request = pb.EnsureTableRequest(protocol=rpc.PROTOCOL, table=table, learner=incarnation)
         made = self._client.unary("EnsureTable", request, pb.EnsureTableReply, network.call_timeout_s)
+        if definition.staged and not made.created and not made.kept and start.goes_on:
+            made = self._make_anew(request, network.call_timeout_s)
         for change in made.changed:
             logger.warning("table %r at %s: %s", definition.name, self.peer, change)
         self.kept, self.exact, self._drawing = made.kept, start.exact, Drawing(draw_seed(config.seed, start.version))
@@ -172,26 +175,24 @@ class ReplayLink:
     def checkpoint(self, round_: int) -> bool:
         """Have the table write what `round_` goes back to; False where it is kept in memory only.
 
-        A server that is away is waited for. Raises what it answers, and UnavailableError where it stays away.
+        A server that is away is waited for. Raises what it answers, and DeadlineError where it stays away.
         """
         if self.kept:
             request = pb.CheckpointRequest(protocol=rpc.PROTOCOL, table=self._name, round=round_)
-            give_up_s = self._clock.now_s() + self._patience_s
-            while True:
-                left_s = max(1.0, give_up_s - self._clock.now_s())
-                try:
-                    self._client.unary("Checkpoint", request, pb.CheckpointReply, left_s, wait=True)
-                    break
-                except UnavailableError:
-                    if self._clock.now_s() >= give_up_s:
-                        raise
+            self._client.unary("Checkpoint", request, pb.CheckpointReply, TABLE_TIMEOUT_S, wait=True)
         return self.kept
+
+    def _make_anew(self, request: pb.EnsureTableRequest, timeout_s: float) -> pb.EnsureTableReply:
+        """A table in a server's memory cannot go back to the checkpoint; an empty one can be gone on with."""
+        drop = pb.DropTableRequest(protocol=rpc.PROTOCOL, table=self._name)
+        self._client.unary("DropTable", drop, pb.DropTableReply, timeout_s)
+        return self._client.unary("EnsureTable", request, pb.EnsureTableReply, timeout_s)
 
     def _begin(self, made: pb.EnsureTableReply, start: Start, info: pb.InfoReply) -> None:
         """With a fixed lag: an empty table, or one that goes back to where the checkpoint was made."""
         if start.drawing is not None and not made.created and made.kept:
             request = pb.RollbackRequest(protocol=rpc.PROTOCOL, table=self._name, round=start.version)
-            back = self._client.unary("Rollback", request, pb.RollbackReply, ROLLBACK_TIMEOUT_S)
+            back = self._client.unary("Rollback", request, pb.RollbackReply, TABLE_TIMEOUT_S)
             self._drawing, self.exact = start.drawing, start.exact and not back.lost_items
             if back.lost_items:
                 logger.warning("table %r at %s lost %d items that it had", self._name, self.peer, back.lost_items)
@@ -201,7 +202,7 @@ class ReplayLink:
                 "rounds: with a fixed policy lag a run begins with an empty table, or goes on from a checkpoint that "
                 "the table was written for. Give another --data-dir, or remove that one first"
             )
-        elif start.version:
+        elif start.goes_on:
             logger.warning("table %r at %s is empty: the run goes on without what was in it", self._name, self.peer)
             self.exact = False
 

@@ -141,7 +141,7 @@ def test_a_client_sends_the_token_of_the_role_that_the_call_needs(serve: Serve, 
     sample(client)
 
 
-def test_guesses_are_slowed_down_and_the_right_token_of_that_host_with_them(serve: Serve, call: Call) -> None:
+def test_guesses_are_slowed_down_and_the_right_token_is_not(serve: Serve, call: Call) -> None:
     address = serve(Security(SERVED))
     guesser = call(address, token("a-token-that-nobody-knows"))
     refusals = set()
@@ -150,6 +150,7 @@ def test_guesses_are_slowed_down_and_the_right_token_of_that_host_with_them(serv
             info(guesser)
         refusals.add(type(refused.value))
     assert refusals == {errors.UnauthenticatedError, errors.RateLimitedError}
+    assert info(call(address, token(ANY))) == rpc.PROTOCOL
 
 
 def test_tokens_are_exchanged_without_a_restart(serve: Serve, call: Call, tmp_path: Path) -> None:
