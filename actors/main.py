@@ -42,6 +42,8 @@ from core.types import Async, Columns, Recorded, Task, UnrollHeader
 from protos import learner_pb2 as pb
 
 JOIN_TIMEOUT_S = 60.0
+REJOIN_PAUSE_S = 0.2
+"""So that nobody is asked without end where seats are lost as soon as they are given."""
 logger = logging.getLogger(__name__)
 
 
@@ -69,6 +71,7 @@ def run(learner_address: str, wanted_slot: int | None = None, allowed: Sequence[
             except SeatLostError as error:
                 logger.warning("slot %d: %s; joining again", joined.slot, error)
                 wanted_slot = joined.slot
+                time.sleep(REJOIN_PAUSE_S)
             except EnvironmentFailedError as error:
                 traceback.print_exception(error)
                 raise

@@ -86,7 +86,7 @@ class Hosted(Generic[T]):
     # ------------------------------------------------------------------------------------------ lives
 
     def check_learner(self, learner: int) -> None:
-        """Raises SeatLostError for an actor that another learner gave its slot. 0 stands for none."""
+        """Raises SeatLostError for a former learner, and for an actor that one gave its slot. 0 stands for none."""
         if learner and self.learner and learner != self.learner:
             raise SeatLostError(f"table {self.name!r} is another learner's by now: join anew")
 

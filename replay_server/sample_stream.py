@@ -44,6 +44,7 @@ class SampleStream:
     async def serve(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The replies."""
         table = self._table
+        self._hosted.check_learner(self._opened.learner)
         told = pb.SampleOpened(table_epoch=table.epoch, cells=table.ring.layout.cells, max_items=table.max_items)
         if self._by_reference:
             told.directory = table.directory

@@ -171,6 +171,17 @@ def open_request(**changes: Any) -> pb.InsertRequest:
     return pb.InsertRequest(open=pb.InsertOpen(**{**fields, **changes}))
 
 
+def first_reply(client: rpc.Client, name: str, request: pb.InsertRequest | pb.SampleRequest) -> None:
+    """Open a stream and wait for its first reply. Raises what refuses it."""
+    stream = client.stream(name, iter([request]))
+    try:
+        next(stream)
+    except grpc.RpcError as error:
+        raise rpc.from_rpc(error, client.peer) from error
+    finally:
+        stream.cancel()
+
+
 def chunk(columns: dict[str, Array] | bytes, **changes: Any) -> bytes:
     payload = columns if isinstance(columns, bytes) else wire.encode(columns)
     header = wire.header_to_proto(UnrollHeader(0, 0, 0, T * B))

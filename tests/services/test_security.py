@@ -16,7 +16,7 @@ from core.security import Security, Tls, Tokens
 from protos import experience_pb2 as pb
 from replay_server.service import ExperienceService
 from tests.certs import write
-from tests.services.experience import DEFINITION, EXPERIENCE, open_request
+from tests.services.experience import DEFINITION, EXPERIENCE, first_reply, open_request
 from tests.services.serving import DEADLINE_S, Serving
 
 ACTOR, LEARNER, ADMIN, ANY = (f"{word}-token-of-the-tests" for word in ("actor", "learner", "admin", "any"))
@@ -70,23 +70,14 @@ def ensure(client: rpc.Client) -> bool:
     return client.unary("EnsureTable", request, pb.EnsureTableReply, DEADLINE_S).created
 
 
-def first(client: rpc.Client, name: str, request: pb.InsertRequest | pb.SampleRequest) -> None:
-    """The first reply of a stream. Raises what refuses it."""
-    stream = client.stream(name, iter([request]))
-    try:
-        next(stream)
-    except grpc.RpcError as error:
-        raise rpc.from_rpc(error, "the server") from error
-    finally:
-        stream.cancel()
-
-
 def insert(client: rpc.Client) -> None:
-    first(client, "Insert", open_request())
+    first_reply(client, "Insert", open_request())
 
 
 def sample(client: rpc.Client) -> None:
-    first(client, "Sample", pb.SampleRequest(open=pb.SampleOpen(protocol=rpc.PROTOCOL, table=DEFINITION.name, seed=1)))
+    first_reply(
+        client, "Sample", pb.SampleRequest(open=pb.SampleOpen(protocol=rpc.PROTOCOL, table=DEFINITION.name, seed=1))
+    )
 
 
 def token(text: str) -> Security:
