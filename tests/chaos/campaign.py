@@ -18,6 +18,7 @@ import numpy as np
 
 from shoal.data_place import own_folder
 from shoal.processes import HOME
+from tests.e2e.runs import pids
 
 LONGEST_STOP_S, LONGEST_PAUSE_S = 3.0, 6.0
 LONGEST_S = 900.0
@@ -105,7 +106,7 @@ class Fire:
 
     def _do(self, what: str, at_s: float) -> bool:
         """Whether there was anything to do it to."""
-        alive = processes(self._folder)
+        alive = pids(self._folder)
         roles = [role for role in ALL if role in alive.values()] if what == "stop" else [what]
         role = str(self._rng.choice(roles)) if roles else what
         victims = sorted(pid for pid, is_ in alive.items() if is_ == role or what == "all")
@@ -129,16 +130,5 @@ class Fire:
 
     def _wait_until_gone(self) -> None:
         deadline_s = time.monotonic() + 10.0
-        while processes(self._folder) and time.monotonic() < deadline_s:
+        while pids(self._folder) and time.monotonic() < deadline_s:
             select.select([], [], [], 0.02)
-
-
-def processes(folder: Path) -> dict[int, str]:
-    """Those of a run in this folder, and what they are."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if (entry / "cwd").resolve() == folder.resolve() and "shoal" in words:
-                found[int(entry.name)] = words[words.index("shoal") + 1]
-    return found

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.chaos.campaign import Campaign, Story, processes
+from tests.chaos.campaign import Campaign, Story
+from tests.e2e.runs import pids
 
 SHM = Path("/dev/shm") / f"shoal-{os.getuid()}"
 MONOTONE = ("env_steps", "updates", "version", "episodes")
@@ -26,7 +27,7 @@ def problems(
         yield f"the run ended with exit code {story.code}"
     yield from _result(campaign, folder, weights)
     yield from _monotone(folder / "run" / "metrics.jsonl")
-    orphans = processes(folder)
+    orphans = pids(folder)
     if orphans:
         yield f"orphans: {orphans}"
     left = in_memory() - in_memory_before

@@ -73,7 +73,7 @@ def pids(tmp_path: Path) -> dict[int, str]:
             words = entry.read_bytes().decode().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "shoal" in words and os.environ.get("PYTEST_CURRENT_TEST") and _belongs(entry.parent, tmp_path):
+        if "shoal" in words[:-2] and _belongs(entry.parent, tmp_path):
             found[int(entry.parent.name)] = words[words.index("shoal") + 1]
     return found
 
