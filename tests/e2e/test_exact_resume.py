@@ -38,9 +38,9 @@ def wait_for_steps(tmp_path: Path, run: subprocess.Popen[str], least: int) -> No
     wait_until(lambda: env_steps(tmp_path) > least, run, f"{least} env steps")
 
 
-def whole(train: Train, tmp_path: Path, algorithm: str) -> str:
+def whole(train: Train, tmp_path: Path, flags: tuple[str, ...]) -> str:
     """The weights of a run that nothing happens to."""
-    code, said = finish(train(*flags(algorithm, tmp_path, "whole"), run="whole"))
+    code, said = finish(train(*flags, run="whole"))
     assert code == 0, said
     assert summary(tmp_path, "whole")["deterministic"]
     weights: str = summary(tmp_path, "whole")["weights_sha256"]
@@ -63,7 +63,7 @@ def test_killed_runs_go_on_as_if_nothing_had_been(train: Train, tmp_path: Path, 
     assert code == 0, said
     result = summary(tmp_path)
     assert (result["deterministic"], result["resumes"]) == (True, 2)
-    assert result["weights_sha256"] == whole(train, tmp_path, algorithm)
+    assert result["weights_sha256"] == whole(train, tmp_path, flags(algorithm, tmp_path, "whole"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     at = [line["env_steps"] for line in lines]
     assert at == sorted(at), "what a killed learner wrote beyond its checkpoint is taken back"
@@ -71,8 +71,9 @@ def test_killed_runs_go_on_as_if_nothing_had_been(train: Train, tmp_path: Path, 
 
 def test_without_what_a_reset_point_keeps_the_weights_are_others(train: Train, tmp_path: Path) -> None:
     """The comparison above can fail, and such a run says so."""
-    run = train(*RUNS["ppo"])
-    wait_for_steps(tmp_path, run, 2500)
+    short = (*RUNS["ppo"], "--env-steps", "4000")
+    run = train(*short)
+    wait_for_steps(tmp_path, run, 1500)
     run.send_signal(signal.SIGINT)
     finish(run)
     *older, newest = checkpoint.all_in(tmp_path / "run/checkpoints")
@@ -84,4 +85,4 @@ def test_without_what_a_reset_point_keeps_the_weights_are_others(train: Train, t
     assert code == 0, said
     result = summary(tmp_path)
     assert not result["deterministic"]
-    assert result["weights_sha256"] != whole(train, tmp_path, "ppo")
+    assert result["weights_sha256"] != whole(train, tmp_path, short)
