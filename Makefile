@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format protos protos-check test-slow soak chaos stress fuzz audit coverage bench bench-replay bench-scores bench-async clean
+.PHONY: help setup demo test lint format protos protos-check test-slow test-long test-network images test-metrics test-ray test-cluster test-page kill-replay soak chaos stress fuzz audit coverage bench bench-replay bench-scores bench-async clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,7 +28,7 @@ demo: setup  ## train PPO on CartPole-v1 to a return of 475
 	$(BIN)/shoal train --algorithm ppo --env CartPole-v1 --target-return 475 --env-steps 200000 --seed 1 \
 		--run-dir runs/demo --overwrite
 
-test: lint protos-check  ## all tests but the slow learning ones
+test: lint protos-check  ## all tests but the slow ones, in under 10 minutes
 	$(PYTEST)
 
 lint: setup  ## format, lint, types, import contracts
@@ -54,11 +55,39 @@ protos-check: setup  ## fail where the generated messages are not those of proto
 			echo "protos/$$name is not what protos/*.proto gives: run 'make protos'" >&2; exit 1; }; \
 	done
 
-test-slow: setup  ## the learning tests: scores on several seeds, minutes
+test-slow: setup  ## the learning tests: scores on several seeds (15 minutes)
 	$(PYTEST) -m learning
 
-soak: setup  ## kill the replay server 500 times under load (20 minutes)
+test-long: setup  ## the longest whole runs: kills, exact resume, verdicts (8 minutes)
+	$(PYTEST) -m long
+
+test-network: setup  ## pull cables between hosts that are network namespaces (needs root and iproute2; 1 minute)
+	$(PYTEST) -m namespaces
+
+test-metrics: setup  ## dashboards and alerts against a real Prometheus (Debian package prometheus; 2 minutes)
+	$(PYTEST) -m prometheus
+
+images:  ## build the images of docker-compose.yml
+	$(COMPOSE) build
+
+test-cluster: setup  ## docker-compose.yml on the engine that DOCKER_HOST names: learn, scale, kill (10 minutes)
+	@docker info >/dev/null 2>&1 || { echo "No Docker engine answers at '$${DOCKER_HOST:-the default socket}': start one, or set DOCKER_HOST" >&2; exit 1; }
+	$(COMPOSE) build
+	$(PYTEST) -m cluster -s
+
+test-page: setup  ## the learner's page in a headless Chromium (needs chromium and chromium-driver; half a minute)
+	$(PYTEST) -m browser
+
+test-ray: setup  ## runs and sweeps on a Ray cluster of several nodes on this machine (5 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "ray[default,tune]==2.60.0"
+	$(PYTEST) -m ray
+
+kill-replay: setup  ## kill the replay server 500 times under load (20 minutes)
 	$(PYTEST) -m "" --timeout 0 --kills 500 tests/e2e/test_kills.py
+
+SOAK ?= --minutes 60 --write docs/soak.md
+soak: setup  ## whole runs for an hour: no process grows
+	$(BIN)/python -m tests.soak $(SOAK)
 
 KILLS ?= 100
 CHAOS ?= --write docs/reliability.md
@@ -71,10 +100,10 @@ stress: setup  ## repeat the tests of tables, publisher and streams TIMES times,
 		tests/unit/test_hosting.py tests/unit/test_hosting_lives.py tests/services/test_stream.py \
 		tests/services/test_sampling.py tests/services/test_weights_receiver.py tests/services/test_staged_rounds.py
 
-FUZZ_S ?= 300
-fuzz: setup  ## throw bytes at the replay server for FUZZ_S seconds (atheris)
+FUZZ ?= --seconds 600
+fuzz: setup  ## throw bytes at every decoder and call, ten minutes each (atheris; 1.5 hours)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
-	$(BIN)/python -m tests.fuzz -max_total_time=$(FUZZ_S)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 audit: setup  ## known weaknesses: bandit, and pip-audit where its data can be reached
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check bandit==1.9.4 pip-audit==2.10.1

@@ -13,9 +13,12 @@ import socket
 import time
 import traceback
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 
+from actors.exporter import Exporter
 from actors.replayer import Replayer
 from actors.unroller import Unroller
 from actors.watchdog import Busy, watched
@@ -45,9 +48,15 @@ JOIN_TIMEOUT_S = 60.0
 REJOIN_PAUSE_S = 0.2
 """So that nobody is asked without end where seats are lost as soon as they are given."""
 logger = logging.getLogger(__name__)
+Reply = TypeVar("Reply", pb.JoinReply, pb.LearnerInfoReply)
 
 
-def run(learner_address: str, wanted_slot: int | None = None, allowed: Sequence[str] = ()) -> int:
+def run(
+    learner_address: str,
+    wanted_slot: int | None = None,
+    allowed: Sequence[str] = (),
+    exporter: Exporter | None = None,
+) -> int:
     """Act for the learner at `learner_address` until the run is over. Returns the exit code; raises ShoalError.
 
     `wanted_slot` is asked for, not insisted on: a launcher's actor keeps its slot through restarts. Where another
@@ -56,20 +65,23 @@ def run(learner_address: str, wanted_slot: int | None = None, allowed: Sequence[
     """
     import torch
 
+    exporter = exporter or Exporter(None)
     torch.set_num_threads(1)
     with rpc.open_channel(learner_address, max_message_bytes=-1) as channel:  # weights are as large as they are
         client = rpc.Client(channel, pb.DESCRIPTOR.services_by_name["Learner"], f"the learner at {learner_address}")
         while True:
             incarnation = secrets.randbits(63)
+            _look_at_code(client, learner_address, allowed)
             joined = _join(client, learner_address, incarnation, wanted_slot)
-            check_code(RunSpec.unpack(joined.run), learner_address, from_environment(), allowed)
+            check_code(RunSpec.unpack(joined.run).modules, learner_address, from_environment(), allowed)
             print(f"joined {learner_address} as slot {joined.slot}, first round {joined.first_round}", flush=True)
-            actor = Actor(client, learner_address, incarnation, joined)
+            actor = Actor(client, learner_address, incarnation, joined, exporter)
             try:
                 finished = actor.run()
                 break
             except SeatLostError as error:
                 logger.warning("slot %d: %s; joining again", joined.slot, error)
+                exporter.left(str(error))
                 wanted_slot = joined.slot
                 time.sleep(REJOIN_PAUSE_S)
             except EnvironmentFailedError as error:
@@ -81,15 +93,25 @@ def run(learner_address: str, wanted_slot: int | None = None, allowed: Sequence[
     return 0
 
 
-def check_code(run: RunSpec, address: str, security: Security, allowed: Sequence[str]) -> None:
+def _look_at_code(client: rpc.Client, address: str, allowed: Sequence[str]) -> None:
+    """Refuse before joining what `check_code` would refuse afterwards: a round would wait for a seat that was given."""
+    security = from_environment()
+    if not _is_known(address, security):
+        info = _ask(client, address, "Info", pb.LearnerInfoRequest(), pb.LearnerInfoReply)
+        check_code(info.modules, address, security, allowed)
+
+
+def _is_known(address: str, security: Security) -> bool:
+    """Whether something proves who the learner is: it is on this machine, or has a certificate."""
+    return is_loopback(address) or (security.tls is not None and security.tls.ca is not None)
+
+
+def check_code(modules: Sequence[str], address: str, security: Security, allowed: Sequence[str]) -> None:
     """Modules are imported for a learner on this machine, or one with a certificate; else only those `allowed`.
 
     Raises ConfigError.
     """
-    if is_loopback(address) or (security.tls is not None and security.tls.ca is not None):
-        return
-    names = [*run.imports, *(name.partition(":")[0] for name in (run.env, *run.env_wrappers) if ":" in name)]
-    unknown = sorted(set(names) - set(allowed))
+    unknown = [] if _is_known(address, security) else sorted(set(modules) - set(allowed))
     if unknown:
         flags = " ".join(f"--import {name}" for name in unknown)
         raise ConfigError(
@@ -106,22 +128,30 @@ def _join(client: rpc.Client, address: str, incarnation: int, wanted_slot: int |
         pid=os.getpid(),
         wanted_slot=wanted_slot,
     )
+    return _ask(client, address, "Join", request, pb.JoinReply)
+
+
+def _ask(client: rpc.Client, address: str, call: str, request: Message, reply: type[Reply]) -> Reply:
+    """Ask a learner that may not be there yet."""
     try:
-        joined = client.unary("Join", request, pb.JoinReply, JOIN_TIMEOUT_S, wait=True)
+        answer = client.unary(call, request, reply, JOIN_TIMEOUT_S, wait=True)
     except DeadlineError as error:
         raise UnavailableError(
             f"no learner gave a slot at {address} for {JOIN_TIMEOUT_S:g} s: is it running, and is "
             "the address the one that it prints as `learner listens on`? If so, it waits for its replay server; "
             f"`shoal status {address}` says which"
         ) from error
-    rpc.check_protocol(joined.protocol, client.peer)
-    return joined
+    rpc.check_protocol(answer.protocol, client.peer)
+    return answer
 
 
 class Actor:
     """One seat in a run: environments, policy network, the two streams."""
 
-    def __init__(self, client: rpc.Client, address: str, incarnation: int, joined: pb.JoinReply) -> None:
+    def __init__(
+        self, client: rpc.Client, address: str, incarnation: int, joined: pb.JoinReply, exporter: Exporter
+    ) -> None:
+        self._exporter = exporter
         self._run = run = RunSpec.unpack(joined.run)
         self._slot, self._round, self._first_round = joined.slot, joined.first_round, joined.first_round
         # the streams stand first: should anything below fail, the learner knows at once that this seat is free
@@ -178,6 +208,7 @@ class Actor:
 
     def run(self) -> str:
         """Unroll until the run is over; returns why it is."""
+        self._exporter.joined()
         with watched(self._busy, self._run.step_deadline_s, self._unroller.situation):
             while self._unroll():
                 self._round += 1
@@ -227,6 +258,7 @@ class Actor:
         """Insert an unroll; False where the run is over. Raises what broke either stream for good."""
         try:
             self._waited_acks_s = self._stream.insert(header, item)
+            self._exporter.unroll(header)
             self._tell_losses()
         except TableClosedError:
             if self._weights.error is not None:  # the learner is gone, which ended the insert

@@ -80,27 +80,32 @@ def write(
 
 def read(path: Path) -> Checkpoint:
     """Read and verify one checkpoint. Raises CheckpointError."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         meta = _meta(path)
         data = (path / "tensors.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} has format {meta.get('format')}, this Shoal reads {FORMAT}")
     if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
         raise CheckpointError(f"checkpoint {path} is damaged: its sha256 does not match; use an older one")
-    tensors = load(data)
     try:
+        tensors = load(data)
         return Checkpoint(path, meta, tensors, _unpack(meta["state"], tensors), _unpack(meta.get("resume"), tensors))
     except KeyError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error} is missing; use an older one") from error
+    except (SafetensorError, TypeError, RecursionError) as error:  # its checksums fit: it was written like that
+        raise CheckpointError(f"checkpoint {path} is no checkpoint of Shoal's: {error}; use an older one") from error
 
 
 def all_in(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder, oldest first."""
-    return sorted(p for p in folder.glob("[0-9]*") if (p / "meta.json").is_file())
+    found = {p.name: p for p in folder.glob("[0-9]*") if (p / "meta.json").is_file()}
+    # N.old beside N: a process was killed when it had replaced it
+    return [found[name] for name in sorted(found) if not (name.endswith(".old") and name.removesuffix(".old") in found)]
 
 
 def latest(folder: Path) -> Path:

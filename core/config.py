@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from core import fields, yaml12
+from core.addresses import is_host_port
 from core.errors import ConfigError
 from core.fields import Settings, bounded
 from core.presets import PRESETS, Presets, find
@@ -67,10 +68,17 @@ class NetworkConfig(Settings):
 
     listen: str = "127.0.0.1:0"
     """HOST:PORT where the learner listens; port 0 takes a free one. Loopback, unless it is told otherwise."""
+    page: str | None = "127.0.0.1:0"
+    """HOST:PORT of the learner's web page; port 0 takes a free one, null serves none. Other hosts than loopback need
+    tokens."""
     metrics_port: int | None = bounded(None, low=0, high=65_535)
     """Port of the learner's /metrics, /healthz and /readyz; 0 takes a free one, null serves none."""
     replay_metrics_port: int | None = bounded(None, low=0, high=65_535)
     """The same of the replay server that the launcher starts."""
+    actor_metrics_port: int | None = bounded(None, low=1, high=65_535)
+    """The same of the launcher's actors: that of the first; the actor in slot n has this port + n."""
+    metrics_host: str = "127.0.0.1"
+    """Address on which all of them answer: loopback, unless it is told otherwise; whoever reaches it may read them."""
     window_chunks: int = bounded(2, low=1, high=1024)
     """Chunks that an actor may have sent without an acknowledgement."""
     max_chunk_bytes: int = bounded(1 << 20, low=1 << 12, high=4 << 20)
@@ -84,9 +92,10 @@ class NetworkConfig(Settings):
 
     def contradictions(self) -> Iterator[str]:
         """An address that is none, and chunks that no message can hold."""
-        host, colon, port = self.listen.rpartition(":")
-        if not (host and colon and port.isascii() and port.isdecimal() and int(port) <= 65_535):
+        if not is_host_port(self.listen):
             yield f"listen: must be HOST:PORT with a port from 0 to 65535, not {self.listen!r}"
+        if self.page is not None and not is_host_port(self.page):
+            yield f"page: must be HOST:PORT with a port from 0 to 65535, or null for no page, not {self.page!r}"
         if self.max_chunk_bytes > self.max_message_bytes // 2:
             yield (
                 f"max_chunk_bytes: {self.max_chunk_bytes} is more than half of max_message_bytes "

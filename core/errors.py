@@ -135,6 +135,11 @@ class PeerLostError(UnavailableError):
     exit_code = 7
 
 
+def another_life_may_help(code: int) -> bool:
+    """Whether a learner that ended with this code may do better: killed, crashed, or cut off from its peers."""
+    return code < 0 or code in (ShoalError.exit_code, TransportError.exit_code, PeerLostError.exit_code)
+
+
 class PeerIncompatibleError(TransportError):
     """The peer speaks another protocol version."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.clock import Clock, SystemClock
-from core.errors import ForbiddenError, RateLimitedError, UnauthenticatedError
+from core.errors import ForbiddenError, RateLimitedError, UnauthenticatedError, UnavailableError
 from core.security import NEEDED, Security
 
 HEADER = "authorization"
@@ -29,12 +29,9 @@ class Gate:
 
     def check(self, method: str, metadata: Iterable[tuple[str, Any]], peer: str) -> None:
         """Raises UnauthenticatedError, ForbiddenError, or RateLimitedError for a host that failed too often."""
-        if self._tokens is None:
-            return
-        given = next((str(value) for key, value in metadata if key == HEADER), "")
-        roles = self._tokens.roles_of(given.removeprefix(SCHEME)) if given.startswith(SCHEME) else frozenset()
+        given, roles = self._given(metadata)
         needed = NEEDED.get(method)
-        if roles and (needed is None or needed in roles):
+        if self._suffice(method, roles):
             return
         self._count_failure(peer.rpartition(":")[0])
         if roles:
@@ -45,6 +42,27 @@ class Gate:
         raise UnauthenticatedError(
             f"{method}: {what}; give --token-file or SHOAL_TOKEN with one that this server knows"
         )
+
+    @property
+    def changes(self) -> int:
+        """Grows when other tokens are good than before."""
+        return 0 if self._tokens is None else self._tokens.changes
+
+    def check_again(self, method: str, metadata: Iterable[tuple[str, Any]]) -> None:
+        """Raises UnavailableError where a stream's token is good no more: a client that has a newer one comes back."""
+        if not self._suffice(method, self._given(metadata)[1]):
+            raise UnavailableError(f"{method}: the token of this stream is good no more: open it anew with one that is")
+
+    def _given(self, metadata: Iterable[tuple[str, Any]]) -> tuple[str, frozenset[str]]:
+        """What came, and the roles that it is good for."""
+        given = next((str(value) for key, value in metadata if key == HEADER), "")
+        if self._tokens is None or not given.startswith(SCHEME):
+            return given, frozenset()
+        return given, self._tokens.roles_of(given.removeprefix(SCHEME))
+
+    def _suffice(self, method: str, roles: frozenset[str]) -> bool:
+        needed = NEEDED.get(method)
+        return self._tokens is None or bool(roles and (needed is None or needed in roles))
 
     def _count_failure(self, host: str) -> None:
         """Raises RateLimitedError where the host has made too many."""

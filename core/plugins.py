@@ -14,6 +14,11 @@ from collections.abc import Iterable
 from core.errors import ConfigError
 
 
+def modules_of(imports: Iterable[str], names: Iterable[str]) -> list[str]:
+    """What has to be imported: `imports`, and the module of each `package.module:factory` among `names`. Sorted."""
+    return sorted({*imports, *(name.partition(":")[0] for name in names if ":" in name)})
+
+
 def import_modules(names: Iterable[str]) -> None:
     """Import every module. Raises ConfigError with all that cannot be imported."""
     if os.getcwd() not in sys.path:

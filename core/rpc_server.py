@@ -113,10 +113,14 @@ def _guard_stream(
 ) -> Callable[..., Awaitable[None]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         requests = _Requests(context) if hasattr(request, "__aiter__") else request
+        metadata, changes = context.invocation_metadata() or (), gate.changes
         try:
-            gate.check(name, context.invocation_metadata() or (), context.peer())
+            gate.check(name, metadata, context.peer())
             async with contextlib.aclosing(function(requests, context)) as replies:  # its `finally` runs at once
                 async for reply in replies:
+                    if gate.changes != changes:
+                        changes = gate.changes
+                        gate.check_again(name, metadata)
                     await context.write(reply)
         except errors.ShoalError as error:
             await abort(context, error)

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 
 from core.errors import CodecError
+from core.plugins import modules_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class RunSpec:
     keepalive_s: float
     learner_patience_s: float
     step_deadline_s: float | None
+
+    @property
+    def modules(self) -> list[str]:
+        """What an actor has to import: plugins, and what has the environments and wrappers that are not registered."""
+        return modules_of(self.imports, (self.env, *self.env_wrappers))
 
     def version_of(self, round_: int) -> int | None:
         """The version that acts in a round; None: the newest."""

@@ -56,6 +56,13 @@ class Tokens:
         self._stamp = self._now_stamp()
         self._known = parse(text if path is None else _read(path), str(path or TOKEN))
         self._next_look_s = self._clock.now_s() + LOOK_EVERY_S
+        self._changes = 0
+
+    @property
+    def changes(self) -> int:
+        """How often the file had other tokens than before: who asked for a token's roles before asks again."""
+        self._look()
+        return self._changes
 
     def of(self, role: str | None) -> str | None:
         """What a client sends in a call that needs `role`; None where it has nothing fitting."""
@@ -72,6 +79,11 @@ class Tokens:
                 found.update(ROLES if known.role is None else (known.role,))
         return frozenset(found)
 
+    def are_in(self, text: str) -> bool:
+        """Whether a text has one of them in it, so that it must not be shown."""
+        self._look()
+        return any(known.token in text for known in self._known)
+
     def _look(self) -> None:
         if self._path is None or self._clock.now_s() < self._next_look_s:
             return
@@ -81,6 +93,7 @@ class Tokens:
             return
         try:
             self._known, self._stamp = parse(_read(self._path), str(self._path)), stamp
+            self._changes += 1
             logger.info("%s was read again: %d tokens", self._path, len(self._known))
         except ConfigError as error:
             logger.warning("%s; the tokens before stay good", error)

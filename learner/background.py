@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+HELPERS = 2
+"""Threads for what would hold the loop up. They are started as they are needed: with more of them it takes hours until
+all are there, and nobody could tell that from a leak."""
 
 
 class LoopThread:
@@ -18,6 +22,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(ThreadPoolExecutor(HELPERS, "services-helper"))
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="services", daemon=True)
         self._thread.start()

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import math
 import queue
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from core.clock import Clock
@@ -19,23 +19,12 @@ from core.errors import ConfigError
 from core.types import UnrollHeader
 from learner.publisher import Publisher
 from learner.rounds import Rounds, Seat
+from learner.seats import ActorProcess
+from learner.status import Seated
 from replay_server.hosting import Hosted
 from replay_server.queue import FifoQueue, QueueBatch, RoundQueue
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class ActorProcess:
-    """Who sits on a slot: for people, and to tell a slot's lives apart."""
-
-    slot: int
-    incarnation: int
-    host: str
-    pid: int
-    joined_s: float
-    state: str = "joining"
-    lease: int = 0
 
 
 class CompleteRound(NamedTuple):
@@ -71,6 +60,7 @@ class Coordinator:
         self.why_refused: Callable[[int], str | None] = lambda actors: None
         self.actors: dict[int, ActorProcess] = {}
         self.joined = 0
+        self._lives = Counter[int]()  # by slot
         self.started = asyncio.Event()
         self._table_ready = asyncio.Event()
         self._without_table: dict[str, float] = {}  # who waits for a replay server's table -> since when
@@ -103,6 +93,10 @@ class Coordinator:
         self._table_ready.set()
         self._without_table.clear()
 
+    def seated(self) -> tuple[Seated, ...]:
+        """The actors by slot, and what of late came from them."""
+        return tuple(actor.seated(self._clock.now_s()) for _, actor in sorted(self.actors.items()))
+
     def without_table(self) -> list[tuple[str, float]]:
         """Who waits for a replay server to be reached and to make the table, and for how long."""
         return [(who, self._clock.now_s() - since_s) for who, since_s in self._without_table.items()]
@@ -112,7 +106,9 @@ class Coordinator:
         actors = self.rounds.actors_with(incarnation, self._clock.now_s(), wanted_slot)
         ConfigError.raise_if(filter(None, [self.why_refused(actors)]))
         seat = self.rounds.join(incarnation, self._clock.now_s(), wanted_slot)
-        self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid, self._clock.now_s())
+        self._lives[seat.slot] += 1
+        restarts = self._lives[seat.slot] - 1
+        self.actors[seat.slot] = ActorProcess(seat.slot, incarnation, host, pid, self._clock.now_s(), restarts=restarts)
         self.joined += 1
         if self.joined == 1:
             self._start_by_s = self._clock.now_s() + self._start_timeout_s
@@ -195,6 +191,7 @@ class Coordinator:
     def note(self, headers: Sequence[UnrollHeader]) -> None:
         """A replay server has these: a replacement goes on after them. With a fixed lag they may complete a round."""
         for header in headers:
+            self._seen(header)
             if self.rounds.delivered(header.slot, header.round) and self.rounds.lag is not None:
                 self._staged.setdefault(header.round, {})[header.slot] = header
         self._advance()
@@ -231,7 +228,13 @@ class Coordinator:
         reason = f"the queue has {there} of the {wanted} unrolls of a batch; actors that deliver: {len(self.actors)}"
         return "items to sample", self._clock.now_s() - self._wanted_since_s, reason
 
+    def _seen(self, header: UnrollHeader) -> None:
+        actor = self.actors.get(header.slot)
+        if actor is not None:
+            actor.seen(header, self._clock.now_s())
+
     def _inserted(self, header: UnrollHeader) -> None:
+        self._seen(header)
         self.rounds.delivered(header.slot, header.round)
         self._advance()
 

@@ -24,8 +24,8 @@ from core.algorithms.contract import Algorithm
 from core.algorithms.signature import item_signature
 from core.clock import SystemClock
 from core.config import Config
-from core.errors import CheckpointError, ConfigError, DivergedError, ReplayError
-from core.http import MetricsServer
+from core.errors import CheckpointError, ConfigError, DivergedError, ReplayError, ShoalError, another_life_may_help
+from core.http import HttpServer, MetricsServer
 from core.metrics import Metrics
 from core.plugins import import_modules
 from core.rl.optim import flatten
@@ -33,6 +33,7 @@ from core.security import from_environment
 from core.types import Async, Episodes, Lag, Plan, Recorded, Replay, Rows
 from learner.checkpoints import Checkpoints, Start
 from learner.evaluation import Evaluator
+from learner.page import Page, serve
 from learner.progress import Progress
 from learner.recorder import Recorder
 from learner.services import Services
@@ -41,6 +42,8 @@ from learner.status import Status
 from learner.trainer import INTERRUPTED, Trainer
 
 logger = logging.getLogger(__name__)
+LAST_READING_S = 15.0
+"""How long a run that diverged waits until its metrics were read, if anybody ever did."""
 IN_FLIGHT_UNROLLS = 16
 """Of each actor, that a table which never evicts has room for beyond the budget: under way when the run ends."""
 
@@ -69,10 +72,15 @@ def run(config: Config, *, sockets: Sequence[str] = (), replay_address: str | No
     learner = Learner(config, run_dir, algorithm, plan, resume)
     try:
         learner.serve(sockets, replay_address if external else None)
-        learner.train()
+        return learner.train()
+    except DivergedError:
+        learner.tell_diverged()
+        raise
+    except Exception as error:
+        learner.goes_on = another_life_may_help(getattr(error, "exit_code", ShoalError.exit_code))
+        raise
     finally:
         learner.close()
-    return 0
 
 
 def resolve(config: Config, plan: Plan) -> Plan:
@@ -102,6 +110,8 @@ class Learner:
 
     def __init__(self, config: Config, run_dir: Path, algorithm: Algorithm, plan: Plan, resume: bool) -> None:
         self._config, self._run_dir, self._algorithm, self._plan = config, run_dir, algorithm, plan
+        self.goes_on = False
+        """Whether the run is to go on in another life of the learner: actors are not told that it is over."""
         self._device = _device(config)
         torch.set_num_threads(config.learner_threads or max(1, _cores() - config.actors))
         envs = vector.make(config.env, 1, config.env_kwargs, config.env_wrappers)
@@ -118,10 +128,12 @@ class Learner:
         self._checkpoints = Checkpoints(config, plan, folder, self._spec, self._flat, self._state, self._progress)
         self._resumed = resume
         self._start = self._checkpoints.resume() if resume else Start()
-        self._recorder = Recorder(run_dir, self._progress, Metrics())
+        self._security = from_environment()
+        self._page = Page(config, run_dir, self._security) if config.network.page else None
+        self._recorder = Recorder(run_dir, self._progress, Metrics(), self._page, self._device)
         self._services: Services | None = None
         self._source: Source | None = None
-        self._http: MetricsServer | None = None
+        self._http: list[HttpServer] = []
         self._evaluator = Evaluator(config, algorithm, self._spec)
 
     def serve(self, sockets: Sequence[str], replay_address: str | None) -> None:
@@ -137,18 +149,31 @@ class Learner:
             env_steps=self._progress.env_steps,
             restart_every_rounds=self._checkpoints.rounds_between,
             news=lambda: (self._recorder.figures, self._recorder.verdict),
-            security=from_environment(),
+            security=self._security,
+            sent=self._recorder.exporter.weights,
         )
+        if config.network.metrics_port is not None:
+            starting = "its services do not listen yet: a replay server may be missing"
+            self._http.append(
+                MetricsServer(
+                    self._recorder.metrics,
+                    config.network.metrics_port,
+                    config.network.metrics_host,
+                    ready=lambda: None if self._source is not None else starting,
+                )
+            )
         addresses = self._services.start([config.network.listen, *(f"unix:{path}" for path in sockets)], replay_address)
         self._source = Source(self._services.fetch(), self._device)
-        if config.network.metrics_port is not None:
-            self._http = MetricsServer(self._recorder.metrics, config.network.metrics_port)
         print(f"learner listens on {', '.join(addresses)}", flush=True)
+        if self._page is not None and config.network.page is not None:
+            self._http.append(serve(self._page, config.network.page, self._security, port_may_change=self._resumed))
+            print(f"page at {self._http[-1].url}", flush=True)
 
-    def train(self) -> None:
-        """Train, evaluate the final params, write checkpoint and summary.
+    def train(self) -> int:
+        """Train, evaluate the final params, write checkpoint and summary. Returns the exit code.
 
-        Whatever ends the run but divergence, the last params are saved first.
+        Whatever ends the run but divergence, the last params are saved first. A run that a signal ended is not over:
+        its exit code is the signal's, so that who supervises it has it go on.
         """
         if self._services is None or self._source is None:
             raise ConfigError("the learner's services are not running")
@@ -169,7 +194,7 @@ class Learner:
             save_every_s=math.inf if self._checkpoints.rounds_between else self._config.checkpoint.every_s,
             status=services.status,
         )
-        with _stop_on_signals(trainer):
+        with _stop_on_signals(trainer) as signals:
             try:
                 self._begin(services)
                 reason = trainer.run()
@@ -178,6 +203,8 @@ class Learner:
                     self._save()
                 raise
             services.finish(reason)
+            if self._page is not None:
+                self._page.over(reason)
             self._checkpoints.save()
             if self._progress.updates and reason != INTERRUPTED:
                 trainer.evaluate()
@@ -185,6 +212,14 @@ class Learner:
             self._recorder.tick(services.status, force=True)
             self._summarise(reason, trainer)
         print(f"the run is over: {reason}", flush=True)
+        return 128 + signals[0] if signals and reason == INTERRUPTED else 0
+
+    def tell_diverged(self) -> None:
+        """Say so in the metrics, and let whoever reads them see it: after this process nobody would know."""
+        self._recorder.exporter.diverged()
+        for server in self._http:
+            if isinstance(server, MetricsServer):
+                server.wait_until_read(server.next_reading(), LAST_READING_S)
 
     def _begin(self, services: Services) -> None:
         """Publish what actors may still need of before; a new run writes down where it begins."""
@@ -245,11 +280,11 @@ class Learner:
     def close(self) -> None:
         """Stop the services and threads and flush the files."""
         if self._services is not None:
-            self._services.close()
+            self._services.close(abandon=self.goes_on)
         if self._source is not None:
             self._source.close()
-        if self._http is not None:
-            self._http.close()
+        for server in self._http:
+            server.close()
         self._evaluator.close()
         self._recorder.close()
 
@@ -266,13 +301,17 @@ def _device(config: Config) -> torch.device:
 
 
 @contextlib.contextmanager
-def _stop_on_signals(trainer: Trainer) -> Iterator[None]:
+def _stop_on_signals(trainer: Trainer) -> Iterator[list[int]]:
+    """Have Ctrl-C and SIGTERM end the training in order; gives the signals that came."""
+    came: list[int] = []
+
     def stop(number: int, _: object) -> None:
+        came.append(number)
         trainer.stop(INTERRUPTED)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -23,6 +23,10 @@ SHORTEST_WINDOW_S = 0.05
 """Less says nothing of a speed."""
 
 
+LATELY_S = 30.0
+"""What holds a run back now is judged over so long: an actor that has joined shows soon."""
+
+
 @dataclass
 class Times:
     """Seconds spent, by whom and on what."""
@@ -76,6 +80,7 @@ class Progress:
     is_best: bool = False
     _best: float = -math.inf
     _since: tuple[Times, float, int] = field(default_factory=lambda: (Times(), 0.0, 0))
+    _lately: deque[Times] = field(default_factory=lambda: deque([Times()]))
     _settle: int = 1
     _measured_s: float = 0.0
     _measured_env_steps: int = 0
@@ -165,10 +170,14 @@ class Progress:
     @property
     def training_s(self) -> float:
         """Wall time since the first batch, evaluation left out."""
-        if self.started_s is None:
-            return 0.0
-        self.times.wall_s = self.now_s() - self.started_s
-        return self.times.wall_s - self.times.evaluation_s
+        now = self._spent()
+        return now.wall_s - now.evaluation_s if self.started_s is not None else 0.0
+
+    def _spent(self) -> Times:
+        """The times so far; the wall time is brought up to now."""
+        if self.started_s is not None:
+            self.times.wall_s = self.now_s() - self.started_s
+        return Times(**vars(self.times))
 
     def _measured(self, without_s: float = 0.0) -> tuple[float, int]:
         """Seconds and env steps that count for speeds: between deliveries, evaluations and their wake left out."""
@@ -189,27 +198,32 @@ class Progress:
 
     def window(self) -> tuple[float | None, Shares]:
         """Env steps a second (None: nothing that counts) and shares of time since the last call."""
-        _, (before, before_s, before_env_steps) = self.training_s, self._since
+        now, (before, before_s, before_env_steps) = self._spent(), self._since
         measured_s, env_steps = self._measured()
-        now = Times(**vars(self.times))
-        spent = now.minus(before)
-        window_s = max(spent.wall_s - spent.evaluation_s, 1e-9)
-        acting_s = max(spent.act_s + spent.wait_weights_s + spent.wait_acks_s, 1e-9)
         took_s = measured_s - before_s
         rate = (env_steps - before_env_steps) / took_s if took_s >= SHORTEST_WINDOW_S else None
         self._since = (now, measured_s, env_steps)
-        return rate, Shares(
-            learner_waits=min(1.0, spent.wait_data_s / window_s),
-            actors_act=spent.act_s / acting_s,
-            actors_wait_weights=spent.wait_weights_s / acting_s,
-            actors_wait_acks=spent.wait_acks_s / acting_s,
-            limiter_holds=min(1.0, spent.limiter_s / max(spent.wait_data_s, 1e-9)),
-        )
+        self._lately.append(now)
+        while len(self._lately) > 2 and now.wall_s - self._lately[1].wall_s >= LATELY_S:
+            self._lately.popleft()
+        return rate, _shares(now.minus(before))
+
+    def verdict_of_late(self) -> Verdict:
+        """What has held the run back in the last LATELY_S seconds before the newest `window`."""
+        return judge(_shares(self._lately[-1].minus(self._lately[0])))
 
     def verdict(self) -> Verdict:
         """What held the whole run back so far."""
-        t, training_s = self.times, max(self.training_s, 1e-9)
-        acting_s = max(t.act_s + t.wait_weights_s + t.wait_acks_s, 1e-9)
-        waits = min(1.0, t.wait_data_s / training_s)
-        held = min(1.0, t.limiter_s / max(t.wait_data_s, 1e-9))
-        return judge(Shares(waits, t.act_s / acting_s, t.wait_weights_s / acting_s, t.wait_acks_s / acting_s, held))
+        return judge(_shares(self._spent()))
+
+
+def _shares(spent: Times) -> Shares:
+    window_s = max(spent.wall_s - spent.evaluation_s, 1e-9)
+    acting_s = max(spent.act_s + spent.wait_weights_s + spent.wait_acks_s, 1e-9)
+    return Shares(
+        learner_waits=min(1.0, spent.wait_data_s / window_s),
+        actors_act=spent.act_s / acting_s,
+        actors_wait_weights=spent.wait_weights_s / acting_s,
+        actors_wait_acks=spent.wait_acks_s / acting_s,
+        limiter_holds=min(1.0, spent.limiter_s / max(spent.wait_data_s, 1e-9)),
+    )

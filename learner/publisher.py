@@ -6,8 +6,9 @@ Version and weights are one message, so nobody sees one without the other.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from core.types import Array
 from protos import learner_pb2 as pb
@@ -37,10 +38,16 @@ def encode(
 
 
 class Publisher:
-    """Keeps the newest `keep` versions and wakes subscribers."""
+    """Keeps the newest `keep` versions and wakes subscribers.
 
-    def __init__(self, keep: int) -> None:
-        self._kept: deque[tuple[int, bytes]] = deque(maxlen=keep)
+    `on_sent(nbytes, latency_s)` is told of every version that a subscriber has taken: how long after its publication,
+    or after the subscription where that was later.
+    """
+
+    def __init__(self, keep: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._kept: deque[tuple[int, bytes, float]] = deque(maxlen=keep)
+        self._now_s = now_s
+        self.on_sent: Callable[[int, float], None] = lambda nbytes, latency_s: None
         self._finished: str | None = None
         self._changed = asyncio.Event()
 
@@ -56,7 +63,7 @@ class Publisher:
 
     def publish(self, version: int, encoded: bytes) -> None:
         """Make a version the newest."""
-        self._kept.append((version, encoded))
+        self._kept.append((version, encoded, self._now_s()))
         self._wake()
 
     def finish(self, reason: str) -> None:
@@ -70,12 +77,14 @@ class Publisher:
 
     async def subscribe(self, from_version: int, every: bool) -> AsyncGenerator[bytes, None]:
         """Versions from `from_version` on, each (in order) or the newest; ends after telling that the run is over."""
+        subscribed_s = self._now_s()
         while self._finished is None:
             due = [kept for kept in self._kept if kept[0] >= from_version]
             if not due:
                 await self._changed.wait()
                 continue
-            version, encoded = due[0] if every else due[-1]
+            version, encoded, published_s = due[0] if every else due[-1]
             from_version = version + 1
-            yield encoded
+            yield encoded  # comes back when the stream has taken it
+            self.on_sent(len(encoded), self._now_s() - max(published_s, subscribed_s))
         yield pb.WeightsReply(finished=self._finished).SerializeToString()

@@ -1,41 +1,60 @@
-"""What a run leaves behind for people: metrics.jsonl, TensorBoard events, Prometheus figures, summary.json.
+"""What a run tells people: metrics.jsonl, TensorBoard events, Prometheus figures, its web page, summary.json.
 
 Called by the training thread about once a second, after every evaluation and at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.metrics import Metrics
 from core.types import UnrollHeader
 from learner.bottleneck import Verdict
-from learner.exporter import Exporter
+from learner.exporter import RUN_TOTALS, Exporter
+from learner.page import Page
 from learner.progress import Progress
 from learner.status import Status
 
+LOG_EVERY_S = 10.0
+"""Seconds between two lines of the log: what `docker compose up` shows of a run."""
 EVERY_S = 1.0
 """Seconds between two lines of progress ..."""
 SHORT_RUN_S = 0.1
 """... or this, while each has at least a hundredth of the budget to tell: a run of seconds has a curve, too."""
 
+logger = logging.getLogger(__name__)
+
 
 class Recorder:
     """Writes one run directory. What a former life wrote beyond where `progress` stands now is taken back."""
 
-    def __init__(self, run_dir: Path, progress: Progress, metrics: Metrics) -> None:
-        self._run_dir, self._progress, self.metrics = run_dir, progress, metrics
+    def __init__(
+        self,
+        run_dir: Path,
+        progress: Progress,
+        metrics: Metrics,
+        page: Page | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._run_dir, self._progress, self.metrics, self._page = run_dir, progress, metrics, page
         self._began_env_steps = progress.env_steps
         take_back(run_dir / "metrics.jsonl", progress.env_steps)
+        self._told_full = False
         self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._last_s, self._last_env_steps = -EVERY_S, 0
+        if page is not None:
+            page.read((run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        self._last_s, self._last_env_steps, self._logged_s = -EVERY_S, 0, -LOG_EVERY_S
         self._board: Any = None
-        self._exporter = Exporter(metrics)
+        self.exporter = Exporter(metrics, run_dir, device, {name: getattr(progress, name) for name in RUN_TOTALS})
         self.figures: dict[str, float] = {}
         self.verdict = Verdict("starting", "waiting for the first unrolls")
 
@@ -46,7 +65,9 @@ class Recorder:
         """
         progress = self._progress
         if progress.started_s is None:
-            self._exporter.services(status())
+            now = status()
+            self.exporter.services(now)
+            self._tell_page(now)
             return
         if not (force or self._is_due()):
             return
@@ -54,7 +75,7 @@ class Recorder:
         now, (rate, shares) = status(), progress.window()
         if force and not rate:
             rate = None  # the moment since the last line says nothing of the speed
-        self.verdict = progress.verdict()
+        self.verdict = progress.verdict_of_late()
         self.figures = _present(
             env_steps=progress.env_steps,
             env_steps_per_s=rate,
@@ -68,10 +89,29 @@ class Recorder:
             learner_wait_share=shares.learner_waits,
             actors_act_share=shares.actors_act,
         )
-        line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **self.figures}
-        self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice, **progress.algorithm})
-        self._exporter.run(self.figures, progress, now)
-        self._to_board({**self.figures, **progress.algorithm})
+        curves = {**self.figures, **_present(table_fill=now.table_fill), **progress.algorithm}
+        line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **curves}
+        self._tell_page(now)
+        self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice})
+        self.exporter.run(self.figures, progress, now)
+        self.exporter.bottleneck(self.verdict.part)
+        self._log(force)
+        self._to_board(curves)
+
+    def _tell_page(self, now: Status) -> None:
+        if self._page is not None:
+            self._page.status(now)
+
+    def _log(self, force: bool) -> None:
+        if not force and self._last_s - self._logged_s < LOG_EVERY_S:
+            return
+        self._logged_s, figures = self._last_s, self.figures
+        told = [f"{self._progress.env_steps:,} of {self._progress.budget_env_steps:,} env steps"]
+        if "env_steps_per_s" in figures:
+            told.append(f"{figures['env_steps_per_s']:,.0f}/s")
+        if "mean_return" in figures:
+            told.append(f"return {figures['mean_return']:.1f}")
+        logger.info("%s, %d actors, %s-bound", ", ".join(told), figures.get("actors", 0), self.verdict.part)
 
     def _is_due(self) -> bool:
         progress = self._progress
@@ -81,7 +121,7 @@ class Recorder:
 
     def received(self, headers: Sequence[UnrollHeader]) -> None:
         """Unrolls came in."""
-        self._exporter.unrolls(headers, self._progress.version)
+        self.exporter.unrolls(headers, self._progress.version)
 
     def evaluation(self, mean_return: float, episodes: int, took_s: float) -> None:
         """Write the line of an evaluation."""
@@ -115,12 +155,21 @@ class Recorder:
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # as above
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        line = json.dumps(record, allow_nan=False) + "\n"
+        try:
+            self._file.write(line)
+        except OSError as error:  # what is in the buffer is written when there is room
+            if not self._told_full:
+                logger.warning("%s cannot be written (%s): make room; the run goes on", self._file.name, error.strerror)
+            self._told_full = True
+        if self._page is not None:
+            self._page.record(record)
 
     def _to_board(self, values: Mapping[str, float]) -> None:
         if self._board is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from core import rpc
@@ -29,10 +29,12 @@ class LearnerService:
         experience_address: Callable[[str], str],
         news: Callable[[], tuple[dict[str, float], Verdict]],
         waiters: Callable[[], Sequence[Waiter]] = list,
+        tables: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
     ) -> None:
         self._coordinator, self._run, self._packed_run = coordinator, run, run.pack()
         self._learner_incarnation = learner_incarnation
-        self._experience_address, self._news, self._waiters = experience_address, news, waiters
+        self._experience_address, self._news = experience_address, news
+        self._waiters, self._tables = waiters, tables
         self.address = ""
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
@@ -70,9 +72,6 @@ class LearnerService:
     async def Info(self, request: pb.LearnerInfoRequest, context: Any) -> pb.LearnerInfoReply:
         """How the run is doing, for `shoal status`."""
         figures, verdict = self._news()
-        actors = [
-            pb.ActorInfo(slot=a.slot, host=a.host, pid=a.pid, state=a.state) for a in self._coordinator.actors.values()
-        ]
         return pb.LearnerInfoReply(
             protocol=rpc.PROTOCOL,
             run=f"{self._run.algorithm} on {self._run.env}",
@@ -80,6 +79,8 @@ class LearnerService:
             figures=figures,
             bottleneck=verdict.part,
             advice=verdict.advice,
-            actors=actors,
+            actors=[pb.ActorInfo(**seated._asdict()) for seated in self._coordinator.seated()],
             waiters=[pb.TableWaiter(**waiter._asdict()) for waiter in self._waiters()],
+            tables=[pb.LearnerTable(name=name, figures=figures) for name, figures in self._tables().items()],
+            modules=self._run.modules,
         )

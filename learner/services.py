@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -62,6 +63,7 @@ class Services:
         env_steps: int,
         restart_every_rounds: int,
         news: Callable[[], tuple[dict[str, float], Verdict]],
+        sent: Callable[[int, float], None] = lambda nbytes, latency_s: None,
         security: Security = OPEN,
     ) -> None:
         self._security = security
@@ -73,6 +75,7 @@ class Services:
         self._server: grpc.aio.Server | None = None
         self._replay_address: str | None = None
         self._link: ReplayLink | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._fetch: AsyncFetch | LagFetch | None = None
         self._told: tuple[dict[str, float], list[Waiter]] = ({}, [])  # by the replay server
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,6 +96,7 @@ class Services:
             items_per_batch=plan.table.items if isinstance(plan.table, Queue) else 1,
             max_staleness=max_staleness,
         )
+        self._coordinator.publisher.on_sent = sent
         if isinstance(plan.table, Replay):
             self._definition = definition_of(
                 *(TABLE, plan, plan.table, signature, config.actors, config.network.max_message_bytes),
@@ -103,7 +107,11 @@ class Services:
 
     def start(self, addresses: Sequence[str], replay_address: str | None) -> list[str]:
         """Listen; returns the addresses with their real ports. Connects to a replay server where one is used."""
-        self._replay_address = replay_address
+        self._replay_address, asked = replay_address, len(addresses)
+        if isinstance(self._plan.table, Replay) and replay_address is None:
+            # the way to the table of its own: an address of the network's may have a certificate with another name
+            self._folder = tempfile.TemporaryDirectory(prefix="shoal-", ignore_cleanup_errors=True)
+            addresses = [*addresses, f"unix:{self._folder.name}/own"]
         bound = self._loop.call(self._start(addresses), START_TIMEOUT_S)
         if isinstance(self._plan.table, Replay):
             at, start, me = replay_address or bound[-1], self._start_at, self._incarnation
@@ -112,13 +120,14 @@ class Services:
             note = partial(self._loop.post, self._coordinator.note)
             self._fetch = self._link.fetch(self._plan.table, note, rounds)
             self._loop.post(self._replay_ready, self._link, self._fetch)
-        return bound
+        return bound[:asked]
 
     async def _start(self, addresses: Sequence[str]) -> list[str]:
         network = self._config.network
         self._server = rpc_server.new_server(network.max_message_bytes, network.keepalive_s)
         service = LearnerService(
-            self._coordinator, self._run_spec(), self._incarnation, self._experience_address, self._news, self._waiters
+            *(self._coordinator, self._run_spec(), self._incarnation, self._experience_address),
+            *(self._news, self._waiters, self._tables),
         )
         rpc_server.add_service(
             self._server, learner_pb2.DESCRIPTOR.services_by_name["Learner"], service, self._security
@@ -179,16 +188,22 @@ class Services:
         return self._loop.call(self._status(), START_TIMEOUT_S)
 
     async def _status(self) -> Status:
-        rounds, hosted = self._coordinator.rounds, self._coordinator.hosted
+        rounds = self._coordinator.rounds
         went_back = isinstance(self._fetch, LagFetch) and self._fetch.went_back
-        figures = hosted.table.figures() if hosted is not None else self._told[0]
         return Status(
             actors=len(self._coordinator.actors),
             replaced=rounds.status().replaced,
             deterministic=rounds.deterministic and not went_back and (self._link is None or self._link.exact),
-            tables={TABLE: figures} if figures else {},
+            tables=self._tables(),
             waiters=tuple(self._waiters()),
+            seated=self._coordinator.seated(),
         )
+
+    def _tables(self) -> dict[str, dict[str, float]]:
+        """The figures of the tables; on the loop's thread."""
+        hosted = self._coordinator.hosted
+        figures = hosted.table.figures() if hosted is not None else self._told[0]
+        return {TABLE: figures} if figures else {}
 
     def _waiters(self) -> list[Waiter]:
         """Who waits for what; on the loop's thread."""
@@ -209,19 +224,23 @@ class Services:
             f"--replay-address; the run ends after {limit_s:g} s without it (faults.start_timeout_s)"
         )
 
-    def close(self) -> None:
-        """Stop listening, wake everybody, end the loop."""
+    def close(self, *, abandon: bool = False) -> None:
+        """Stop listening, wake everybody, end the loop. Whom it `abandon`s shall look for the next learner."""
         if self._fetch is not None:
             self._fetch.close()
         with contextlib.suppress(TimeoutError):
-            self._loop.call(self._stop(), 2 * STOP_GRACE_S + 1.0)
+            self._loop.call(self._stop(abandon), 2 * STOP_GRACE_S + 1.0)
         if self._link is not None:
             self._link.close()
         self._loop.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
-    async def _stop(self) -> None:
+    async def _stop(self, abandon: bool) -> None:
         for task in self._tasks:
             task.cancel()
+        if abandon and self._server is not None:  # before a table says that it is closed: all breaks, as by a kill
+            await self._server.stop(0)
         self._coordinator.finish("the learner ended")
         self._coordinator.close()
         self._experience.close()

@@ -86,16 +86,28 @@ class LearnerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ActorInfo(_message.Message):
-    __slots__ = ("slot", "host", "pid", "state")
+    __slots__ = ("slot", "host", "pid", "state", "restarts", "env_steps", "env_steps_per_s", "version", "silent_s", "act_share")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ENV_STEPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    ACT_SHARE_FIELD_NUMBER: _ClassVar[int]
     slot: int
     host: str
     pid: int
     state: str
-    def __init__(self, slot: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+    restarts: int
+    env_steps: int
+    env_steps_per_s: float
+    version: int
+    silent_s: float
+    act_share: float
+    def __init__(self, slot: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., restarts: _Optional[int] = ..., env_steps: _Optional[int] = ..., env_steps_per_s: _Optional[float] = ..., version: _Optional[int] = ..., silent_s: _Optional[float] = ..., act_share: _Optional[float] = ...) -> None: ...
 
 class TableWaiter(_message.Message):
     __slots__ = ("table", "who", "what", "waited_s", "reason")
@@ -111,8 +123,23 @@ class TableWaiter(_message.Message):
     reason: str
     def __init__(self, table: _Optional[str] = ..., who: _Optional[str] = ..., what: _Optional[str] = ..., waited_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class LearnerTable(_message.Message):
+    __slots__ = ("name", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class LearnerInfoReply(_message.Message):
-    __slots__ = ("protocol", "run", "address", "figures", "bottleneck", "advice", "actors", "waiters")
+    __slots__ = ("protocol", "run", "address", "figures", "bottleneck", "advice", "actors", "waiters", "tables", "modules")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +155,8 @@ class LearnerInfoReply(_message.Message):
     ADVICE_FIELD_NUMBER: _ClassVar[int]
     ACTORS_FIELD_NUMBER: _ClassVar[int]
     WAITERS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     run: str
     address: str
@@ -136,4 +165,6 @@ class LearnerInfoReply(_message.Message):
     advice: str
     actors: _containers.RepeatedCompositeFieldContainer[ActorInfo]
     waiters: _containers.RepeatedCompositeFieldContainer[TableWaiter]
-    def __init__(self, protocol: _Optional[int] = ..., run: _Optional[str] = ..., address: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., bottleneck: _Optional[str] = ..., advice: _Optional[str] = ..., actors: _Optional[_Iterable[_Union[ActorInfo, _Mapping]]] = ..., waiters: _Optional[_Iterable[_Union[TableWaiter, _Mapping]]] = ...) -> None: ...
+    tables: _containers.RepeatedCompositeFieldContainer[LearnerTable]
+    modules: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[int] = ..., run: _Optional[str] = ..., address: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., bottleneck: _Optional[str] = ..., advice: _Optional[str] = ..., actors: _Optional[_Iterable[_Union[ActorInfo, _Mapping]]] = ..., waiters: _Optional[_Iterable[_Union[TableWaiter, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[LearnerTable, _Mapping]]] = ..., modules: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -5,11 +5,10 @@ Called once a second, on the event loop's thread.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from core.metrics import Metrics
+from core.metrics import Metrics, tell_process
 from replay_server.service import ExperienceService
 
 GAUGES = {
@@ -30,36 +29,48 @@ TOTALS = {
 WHATS = ("room to insert", "items to sample", "round", "memory for its item")
 """What a call of hosting.py may wait for; a round's number is left out."""
 OTHER = "other"
-_STATM = Path("/proc/self/statm")
 
 
-def export(service: ExperienceService, metrics: Metrics) -> None:
-    """Set the gauges, and move the counters to the totals that the tables have; a total that went back stays."""
-    while service.dropped:
-        metrics.forget(table=service.dropped.pop())
-    held_bytes = 0.0
-    for hosted in service.replay_tables():
-        figures = hosted.figures()
-        held_bytes += figures["held_bytes"]
-        _table(hosted.name, figures, metrics)
-        waits = ((waiter.what, hosted.waited_s(waiter)) for waiter in hosted.waiters())
-        set_waits(metrics, hosted.name, waits)
-    metrics.set("replay_bytes", held_bytes)
-    metrics.set("streams", service.streams)
-    metrics.set("in_flight_bytes", service.arriving.nbytes, what="arriving")
-    metrics.set("in_flight_bytes", service.leaving.nbytes, what="leaving")
-    if service.max_bytes is not None:
-        metrics.set("replay_limit_bytes", service.max_bytes)
-    if _STATM.exists():
-        metrics.set("rss_bytes", int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"), process="replay")
+class Exporter:
+    """Tells of a replay server. Tables that are there when it is made were recovered: counters begin with this life."""
+
+    def __init__(self, service: ExperienceService, metrics: Metrics, folder: Path | None = None) -> None:
+        self._service, self._metrics, self._folder = service, metrics, folder
+        self._before = {hosted.name: _totals(hosted.figures()) for hosted in service.replay_tables()}
+
+    def tell(self) -> None:
+        """Set the gauges, and move the counters to the totals that the tables have; a total that went back stays."""
+        service, metrics = self._service, self._metrics
+        while service.dropped:
+            name = service.dropped.pop()
+            metrics.forget(table=name)
+            self._before.pop(name, None)
+        held_bytes = 0.0
+        for hosted in service.replay_tables():
+            figures = hosted.figures()
+            held_bytes += figures["held_bytes"]
+            self._table(hosted.name, figures)
+            waits = ((waiter.what, hosted.waited_s(waiter)) for waiter in hosted.waiters())
+            set_waits(metrics, hosted.name, waits)
+        metrics.set("replay_bytes", held_bytes)
+        metrics.set("streams", service.streams)
+        metrics.set("in_flight_bytes", service.arriving.nbytes, what="arriving")
+        metrics.set("in_flight_bytes", service.leaving.nbytes, what="leaving")
+        if service.max_bytes is not None:
+            metrics.set("replay_limit_bytes", service.max_bytes)
+        tell_process(metrics, "replay", self._folder)
+
+    def _table(self, name: str, figures: Mapping[str, float]) -> None:
+        for key in GAUGES.keys() & figures.keys():
+            self._metrics.set(GAUGES[key], figures[key], table=name)
+        before = self._before.get(name, {})
+        for counter, total in _totals(figures).items():
+            told = self._metrics.value(counter, table=name) or 0.0
+            self._metrics.inc(counter, max(0.0, total - before.get(counter, 0.0) - told), table=name)
 
 
-def _table(name: str, figures: Mapping[str, float], metrics: Metrics) -> None:
-    for key in GAUGES.keys() & figures.keys():
-        metrics.set(GAUGES[key], figures[key], table=name)
-    for key in TOTALS.keys() & figures.keys():
-        told = metrics.value(TOTALS[key], table=name) or 0.0
-        metrics.inc(TOTALS[key], max(0.0, figures[key] - told), table=name)
+def _totals(figures: Mapping[str, float]) -> dict[str, float]:
+    return {TOTALS[key]: figures[key] for key in TOTALS.keys() & figures.keys()}
 
 
 def set_waits(metrics: Metrics, table: str, waits: Iterable[tuple[str, float]], whats: tuple[str, ...] = WHATS) -> None:

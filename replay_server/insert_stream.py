@@ -111,12 +111,13 @@ class InsertStream:
             if arriving.full and not self._reader.unfinished:  # an item that was begun has its room already
                 await self._hosted.until(lambda: not arriving.full, self._who, "memory for its item", why=arriving.why)
             try:
-                timeout_s = PART_TIMEOUT_S if self._reader.unfinished else None
-                yield await asyncio.wait_for(anext(requests), timeout_s) if timeout_s else await anext(requests)
+                async with asyncio.timeout(PART_TIMEOUT_S if self._reader.unfinished else None):
+                    data = await anext(requests)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
                 raise DeadlineError(f"the next part of an item did not come within {PART_TIMEOUT_S:g} s") from error
+            yield data
 
     async def _items(self, data: bytes) -> AsyncIterator[Item]:
         """The items that this message completes; their bytes count against the server's bound until they are in."""

@@ -16,7 +16,7 @@ from core.metrics import Metrics
 from core.security import OPEN, Security
 from protos import experience_pb2 as pb
 from replay_server.data_dir import DataDir
-from replay_server.exporter import export
+from replay_server.exporter import Exporter
 from replay_server.hosting import Hosted
 from replay_server.replay import ReplayTable
 from replay_server.room import free_bytes
@@ -26,7 +26,8 @@ RECEIVE_BYTES = 8 << 20
 """Of one message; chunks and priorities are far smaller."""
 MOST_CALLS = MOST_STREAMS + 1000
 STOP_GRACE_S = 0.5
-EXPORT_EVERY_S = 1.0
+EXPORT_EVERY_S = 2.5
+"""Half of what deploy/prometheus reads at: a server with little to do must not do that only."""
 MARK_EVERY_S = 0.01
 """A table on a disk lets an eighth of its ring be written meanwhile."""
 logger = logging.getLogger(__name__)
@@ -64,9 +65,13 @@ async def _each(service: ExperienceService, work: Callable[[Hosted[ReplayTable]]
         raise failures[0]
 
 
-def _repeating(service: ExperienceService, metrics: Metrics, manifest_every_s: float | None) -> Iterator[_Repeating]:
+def _repeating(
+    service: ExperienceService, metrics: Metrics, data_dir: DataDir | None, manifest_every_s: float | None
+) -> Iterator[_Repeating]:
+    exporter = Exporter(service, metrics, None if data_dir is None else data_dir.path)
+
     async def export_all() -> None:
-        export(service, metrics)
+        exporter.tell()
 
     async def write_manifests() -> None:
         await _each(service, lambda hosted: service.write_manifest(hosted.name, None))
@@ -88,6 +93,7 @@ def run(
     max_bytes: int | None = None,
     manifest_every_s: float = 10.0,
     metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
     security: Security = OPEN,
 ) -> int:
     """Serve at HOST:PORT and at unix sockets. Returns the exit code. Raises ConfigError where a port is taken.
@@ -108,16 +114,21 @@ def run(
             service.leave_free(free_bytes(data_dir))
         metrics = Metrics()
         if metrics_port is not None:
-            stack.callback(MetricsServer(metrics, metrics_port).close)
+            server = MetricsServer(metrics, metrics_port, metrics_host, lambda: _why_not_ready(service))
+            stack.callback(server.close)
         every_s = manifest_every_s if data_dir is not None and data_dir.durable else None
-        return asyncio.run(_serve(service, addresses, metrics, every_s, security))
+        repeating = list(_repeating(service, metrics, data_dir, every_s))
+        return asyncio.run(_serve(service, addresses, repeating, security))
+
+
+def _why_not_ready(service: ExperienceService) -> str | None:
+    return None if service.addresses else "it does not listen yet"
 
 
 async def _serve(
     service: ExperienceService,
     addresses: Sequence[str],
-    metrics: Metrics,
-    manifest_every_s: float | None,
+    repeating: Sequence[_Repeating],
     security: Security,
 ) -> int:
     stop = asyncio.Event()
@@ -128,7 +139,7 @@ async def _serve(
     service.addresses = [rpc_server.bind(server, address, security) for address in addresses]
     await server.start()
     print(f"replay server listens on {', '.join(service.addresses)}", flush=True)
-    tasks = [asyncio.create_task(work.run()) for work in _repeating(service, metrics, manifest_every_s)]
+    tasks = [asyncio.create_task(work.run()) for work in repeating]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

@@ -15,7 +15,6 @@ import struct
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import numpy as np
@@ -59,6 +58,11 @@ class Manifest:
     def lines(self) -> NDArray[np.int64]:
         """[n, 16]."""
         return np.frombuffer(self.blocks, np.int64).reshape(-1, BLOCK_WORDS)
+
+    @property
+    def lives(self) -> NDArray[np.int64]:
+        """[n, WRITER_WORDS]."""
+        return np.frombuffer(self.writers, np.int64).reshape(-1, WRITER_WORDS)
 
     @property
     def items(self) -> int:
@@ -110,8 +114,7 @@ def restore(files: RingFiles, manifest: Manifest, written: int) -> int:
     files.blocks[:] = 0
     files.blocks[: len(kept)] = kept
     files.writers[:] = 0
-    writers = np.frombuffer(manifest.writers, np.int64).reshape(-1, WRITER_WORDS)
-    files.writers[: len(writers)] = writers
+    files.writers[: len(manifest.lives)] = manifest.lives
     for store, saved in ((files.priority, manifest.priority), (files.times, manifest.times)):
         if store is not None and saved is not None:
             store[:] = np.frombuffer(saved, store.dtype)
@@ -210,8 +213,12 @@ def read(path: Path) -> Manifest:
     (crc,) = struct.unpack("<I", data[-4:])
     if crc != zlib.crc32(data[:-4]):
         raise ReplayError(f"{path} has CRC {zlib.crc32(data[:-4]):08x}, it says {crc:08x}: it is damaged")
-    fields: dict[str, Any] = msgpack.unpackb(data[len(MAGIC) + 8 : -4])
-    return Manifest(**fields)
+    try:
+        found = Manifest(**msgpack.unpackb(data[len(MAGIC) + 8 : -4]))
+        _ = (found.lines, found.lives, found.number + found.head - found.tail)  # they can be read
+    except (TypeError, ValueError) as error:
+        raise ReplayError(f"{path} is a manifest of another version: {error}") from error
+    return found
 
 
 def sync_folder(folder: Path) -> None:

@@ -265,6 +265,7 @@ class ExperienceService:
 
 async def _first(requests: AsyncIterator[bytes]) -> bytes:
     try:
-        return await asyncio.wait_for(anext(requests, b""), FIRST_MESSAGE_S)
+        async with asyncio.timeout(FIRST_MESSAGE_S):  # wait_for would lose a cancellation that comes with the message
+            return await anext(requests, b"")
     except TimeoutError as error:
         raise DeadlineError(f"a stream's first message did not come within {FIRST_MESSAGE_S:g} s") from error

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import shoal
+from core.addresses import is_reachable
 from core.errors import ConfigError, ShoalError
 from core.fields import nearest
 from shoal import flags as common
-from shoal import replay_command
+from shoal import ray_commands, replay_command
 
 Arguments = argparse.Namespace
 EXIT_INTERRUPTED = 130
@@ -53,15 +54,16 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def train(arguments: Arguments) -> int:
-    """Start a run on this machine and show its progress."""
+    """Start a run, on this machine or a Ray cluster, and show its progress."""
     from shoal import settings, training
+    from shoal.run_on import RunOn
 
     flags = {name: getattr(arguments, name) for name in settings.FLAGS}
     training.run(
         arguments.config,
         flags,
         arguments.set,
-        launcher=arguments.launcher,
+        on=RunOn(arguments.launcher, arguments.address, arguments.wait_for_nodes),
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         quiet=arguments.quiet,
@@ -85,15 +87,26 @@ def learner(arguments: Arguments) -> int:
     )
     with training.undone_if_refused(place, resume, Exception):
         training.write_config(config, place)
-        return run(config, **where, resume=resume and training.can_resume(place))
+        if arguments.resume == "auto" and training.is_complete(config, place):
+            return 0
+        code = run(config, **where, resume=resume and training.can_resume(place))
+        if code == 0:
+            training.draw(place)
+        return code
 
 
 def actor(arguments: Arguments) -> int:
     """Join a learner and collect experience until it says that the run is over."""
+    if not is_reachable(arguments.learner):
+        raise ConfigError(
+            f"--learner {arguments.learner}: must be HOST:PORT or unix:PATH, as `learner listens on` says"
+        )
     _serve(arguments)
+    from actors.exporter import Exporter
     from actors.main import run
 
-    return run(arguments.learner, arguments.slot, arguments.imports)
+    metrics = Exporter(arguments.metrics_port, arguments.metrics_host)
+    return run(arguments.learner, arguments.slot, arguments.imports, metrics)
 
 
 def replay(arguments: Arguments) -> int:
@@ -159,10 +172,9 @@ def collect(arguments: Arguments) -> int:
 
 def status(arguments: Arguments) -> int:
     """Ask a running learner or replay server how it is."""
-    host, _, port = arguments.address.rpartition(":")
-    if not arguments.address.startswith("unix:") and not (host and port.isdigit()):
+    if not is_reachable(arguments.address):
         raise ConfigError(
-            f"{arguments.address!r} is no address: HOST:PORT is needed; "
+            f"{arguments.address!r} is no address: HOST:PORT or unix:PATH is needed; "
             "the run directory's logs/learner.log and logs/replay.log have them as `listens on`"
         )
     _quiet_grpc()
@@ -221,8 +233,10 @@ def _parser() -> argparse.ArgumentParser:
     this = command("train", train)
     common.add_settings(this)
     common.add_security(this)
-    this.add_argument("--launcher", default="local", choices=("local", "ray"), help="where the processes run")
-    this.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    common.add_launcher(this)
+    common.add_quiet(this)
+
+    ray_commands.add_to(command)
 
     this = command("learner", learner)
     common.add_settings(this)
@@ -241,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODULE",
         help="a module that a learner may have this actor import although nothing proves who it is; may be given again",
     )
+    this.add_argument("--metrics-port", type=int, metavar="PORT", help="answer Prometheus there, at /metrics")
+    this.add_argument("--metrics-host", default="127.0.0.1", metavar="HOST", help="on that address; default: loopback")
     common.add_security(this)
     common.add_supervised(this)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import textwrap
 
 from core.errors import ShoalError, all_errors
-from shoal.processes import Child
+from shoal.processes import Process, describe
 
 
-def report(child: Child) -> str:
+def report(child: Process) -> str:
     """What happened to a process, with its last words."""
-    return f"{child.name} {child.ending()}:\n{textwrap.indent(child.last_words(), '  ')}\n  (log: {child.log})"
+    return f"{child.name} {describe(child.code)}:\n{textwrap.indent(child.last_words(), '  ')}\n  (log: {child.log})"
 
 
-def error_of(child: Child) -> ShoalError:
+def error_of(child: Process) -> ShoalError:
     """The error that ended a process: its own message where it gave one, else its last words. It has the exit code."""
     own = (child.code or 0) > 1 and child.code in _kinds()
     return error(child.code or 0, child.last_words() if own else report(child))

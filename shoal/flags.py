@@ -26,6 +26,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         ("--data-dir", "DIR", "keep the replay tables there after the run"),
         ("--device", "auto|cpu|cuda", "what the learner computes on"),
         ("--listen", "HOST:PORT", "where the learner listens for actors"),
+        ("--page", "HOST:PORT", "where the learner serves its web page"),
     ):
         group.add_argument(flag, metavar=metavar, help=text)
     group.add_argument(
@@ -79,6 +80,34 @@ def to_environment(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name, None)
         if value is not None:
             os.environ[variable] = value if name == "tls_name" else os.path.abspath(value)
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Where a run's processes are."""
+    parser.add_argument("--launcher", default="local", choices=("local", "ray"), help="where the processes run")
+    add_address(parser)
+    add_wait_for_nodes(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Of what uses a Ray cluster."""
+    parser.add_argument("--address", default="auto", metavar="HOST:PORT", help="of the Ray cluster; auto: this node's")
+
+
+def add_wait_for_nodes(parser: argparse.ArgumentParser) -> None:
+    """Of a Ray cluster that grows."""
+    parser.add_argument(
+        "--wait-for-nodes",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long the Ray cluster may take to have enough CPUs; its autoscaler is asked for them",
+    )
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Of what shows progress."""
+    parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
 
 
 def add_sockets(parser: argparse.ArgumentParser) -> None:

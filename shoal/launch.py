@@ -1,6 +1,7 @@
-"""The local launcher: one learner, its actors and where needed a replay server, each a process of this machine.
+"""The launcher: one learner, its actors and where needed a replay server, each a process, of this machine by default.
 
-It imports neither torch nor gymnasium, so the children start at once. One thread starts, watches and ends them all.
+It imports neither torch nor gymnasium, so the children start at once. One thread starts, watches and ends them all;
+`scale` and `stop` may be called from others. On a Ray cluster the same class runs beside the learner (shoal/on_ray).
 """
 
 from __future__ import annotations
@@ -8,28 +9,30 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from core import checkpoint
 from core.config import Config
-from core.errors import ConfigError, PeerLostError, ShoalError, TransportError
+from core.errors import ConfigError, PeerLostError, ShoalError, TransportError, another_life_may_help
 from shoal.data_place import sweep
 from shoal.endings import error, error_of, report
 from shoal.live import View, plural
-from shoal.processes import Child, Children
+from shoal.processes import Children, Process, Processes
 from shoal.progress import Progress, Tail
 from shoal.replay_child import ReplayChild
 from shoal.restarts import Restarts
 from shoal.run_dir import RunDir
+from shoal.signals import signals
 from shoal.sockets import socket_folder
 
 TICK_S = 0.1
 CHECKPOINT_S, PREEMPTED_S = 2.0, 8.0
 """After Ctrl-C, and after SIGTERM, how long the learner has to write its checkpoint and go."""
 CHECKPOINT_AFTER_FAILURE_S = 30.0
+IN_ORDER = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+"""Exit codes of a learner that is done, or was asked to stop."""
 GOODBYE_S = 0.5
 """How long the others have once the learner is gone ..."""
 MANIFEST_S = 10.0
@@ -38,32 +41,48 @@ _IN_MEMORY = "Its tables were in its memory and are gone; with --data-dir DIR it
 
 
 class Launch:
-    """One run of a configuration. `run` returns when it is over; everything is gone then."""
+    """One run of a configuration. `run` returns when it is over; everything is gone then.
+
+    `children` are where the processes are, other than on this machine. The learner gets `learner_arguments` too, actors
+    get `actor_arguments` in place of the learner's unix socket.
+    """
 
     def __init__(
-        self, config: Config, run: RunDir, view: View, *, resume: bool, children: Children | None = None
+        self,
+        config: Config,
+        run: RunDir,
+        view: View,
+        *,
+        resume: bool,
+        children: Processes | None = None,
+        learner_arguments: Sequence[str] = (),
+        actor_arguments: Sequence[str] = (),
     ) -> None:
         self._config, self._run, self._view, self._resume = config, run, view, resume
-        self._children = children or Children()
+        self._children: Processes = children or Children()
+        self._learner_arguments, self._actor_arguments = learner_arguments, actor_arguments
         self._progress = Progress(config.algorithm, config.env, config.env_steps, config.target_return)
         self._metrics = Tail(run.metrics)
-        self._old_records = 0
+        self._old_records = self._heard = 0
         self._early_notes: list[str] = []
         self._restarts = Restarts(config.faults.restarts)
-        self._actors: dict[str, Child] = {}
+        self._given_up: set[str] = set()
+        self._wanted = config.actors
+        self._actors: dict[str, Process] = {}
         self._failure: ShoalError | None = None
         self._signal: int | None = None
         self._interrupted = False
         self._kill_at_s = math.inf
         self._over = False
         self._learner_port: int | None = None
+        self._told_page = True  # there is no learner yet that could tell
 
     def run(self) -> None:
         """Train until the budget is used up.
 
         Raises the learner's own error where it fails, KeyboardInterrupt after Ctrl-C and SystemExit after SIGTERM.
         """
-        with socket_folder() as folder, _signals(self._on_signal), contextlib.ExitStack() as stack:
+        with socket_folder() as folder, signals(self.stop), contextlib.ExitStack() as stack:
             self._folder = folder
             replay_socket = folder / "replay.sock"
             self._replay = ReplayChild(self._config, self._children, self._run, replay_socket, stack, self._resume)
@@ -72,8 +91,7 @@ class Launch:
             self._old_records = self._progress.records
             try:
                 self._start_learner()
-                for slot in range(self._config.actors):
-                    self._start_actor(slot)
+                self._scale()
                 while not self._over:
                     self._tick()
                 self._say_goodbye()
@@ -93,17 +111,40 @@ class Launch:
         arguments += ["--socket", str(self._folder / "learner.sock"), "--supervised"]
         if self._config.replay == "process":
             arguments += ["--replay-address", f"unix:{self._folder / 'replay.sock'}"]
-        if self._learner_port:  # actors that came through it come back there
-            arguments += ["--listen", f"{self._config.network.listen.rpartition(':')[0]}:{self._learner_port}"]
+        host, _, port = self._config.network.listen.rpartition(":")
+        arguments += ["--listen", f"{host}:{self._learner_port or port}"]  # actors that came through it come back there
+        page = self._config.network.page
+        if self._progress.page and page:  # and so do the browsers that show its page
+            arguments += ["--page", f"{page.rpartition(':')[0]}:{urlsplit(self._progress.page).port}"]
         if self._resume:
             arguments.append("--resume")
-        self._learner = self._start(arguments)
+        arguments += self._learner_arguments
+        self._learner, self._born = self._start(arguments), self._progress.records
+        self._told_page = self._config.network.page is None
 
     def _start_actor(self, slot: int) -> None:
-        arguments = ["actor", "--learner", f"unix:{self._folder / 'learner.sock'}", "--slot", str(slot), "--supervised"]
+        place = self._actor_arguments or ["--learner", f"unix:{self._folder / 'learner.sock'}"]
+        arguments = ["actor", *place, "--slot", str(slot), "--supervised"]
+        if self._config.network.actor_metrics_port is not None:
+            arguments += ["--metrics-port", str(self._config.network.actor_metrics_port + slot)]
+            arguments += ["--metrics-host", self._config.network.metrics_host]
         self._actors[f"actor-{slot}"] = self._start(arguments, f"actor-{slot}")
 
-    def _start(self, arguments: list[str], name: str | None = None) -> Child:
+    def scale(self, actors: int) -> None:
+        """Have so many actors from now on. Those of the highest slots go."""
+        self._wanted = actors
+        self._children.wake()
+
+    def _scale(self) -> None:
+        wanted = {f"actor-{slot}": slot for slot in range(self._wanted)}
+        for name in [name for name in self._actors if name not in wanted]:
+            self._actors.pop(name).send(signal.SIGTERM)
+            self._restarts.cancel(name)
+        for name, slot in wanted.items():
+            if name not in self._actors:
+                self._start_actor(slot)
+
+    def _start(self, arguments: list[str], name: str | None = None) -> Process:
         name = name or arguments[0]
         self._restarts.started(name, time.monotonic())
         return self._children.start(name, arguments, self._run.logs / f"{name}.log")
@@ -119,6 +160,7 @@ class Launch:
                 self._actor_ended(child)
         if not self._stopping:
             self._restarts.run_due(time.monotonic())
+            self._scale()
         if self._replay.child is None and self._run.needs_replay.exists():
             self._start_replay()
         if self._signal is not None and not self._interrupted:
@@ -133,6 +175,8 @@ class Launch:
 
     def _take_progress(self) -> None:
         self._progress.take(self._metrics.read(), self._metrics.replaced)
+        if not self._told_page and (page := self._learner.page()) is not None:
+            self._progress.page, self._told_page = page, True
         while self._early_notes and self._learner_trained:
             self._view.note(self._early_notes.pop(0))
 
@@ -140,14 +184,15 @@ class Launch:
     def _learner_trained(self) -> bool:
         return self._progress.records > self._old_records
 
-    def _note(self, child: Child, text: str) -> None:
+    def _note(self, child: Process, text: str) -> None:
         """Show it. That an actor has lost a learner which has yet to train is news only if the learner does live."""
         if child.code in (TransportError.exit_code, PeerLostError.exit_code) and not self._learner_trained:
             self._early_notes.append(text)
         else:
             self._view.note(text)
 
-    def _on_signal(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """End the run in order, as SIGINT or SIGTERM asks for it."""
         self._signal = self._signal or number
         self._children.wake()
 
@@ -156,27 +201,63 @@ class Launch:
         self._kill_at_s = min(self._kill_at_s, time.monotonic() + grace_s)
         self._learner.send(signal.SIGTERM)
 
-    def _learner_ended(self, child: Child) -> None:
+    def _learner_ended(self, child: Process) -> None:
         """Start it again where it was killed or crashed; what it refuses, or ended by itself, stays as it is."""
         self._over = True
-        if self._kill_at_s < math.inf or not _may_help(child):
+        if self._kill_at_s < math.inf or not another_life_may_help(child.code or 0):
             return
+        lost = child.code in (TransportError.exit_code, PeerLostError.exit_code)
+        if lost and self._replay.child is not None and self._replay.survives:
+            self._kill_hung(self._replay.child, "the learner")
         again = self._restarts.allow(child.name, time.monotonic(), self._start_learner)
         if again is None:
             return
         self._over = False
+        for name in [name for name, actor in self._actors.items() if actor.code == 0]:
+            del self._actors[name]  # it was told that the run is over
         self._learner_port = child.port() or self._learner_port
+        self._progress.page = child.page() or self._progress.page
         self._resume = bool(checkpoint.all_in(self._run.checkpoints))
         where = "from its newest checkpoint" if self._resume else "from the beginning: there is no checkpoint yet"
         self._note(child, f"{report(child)}\nIt is {again}, {where}.")
 
-    def _actor_ended(self, child: Child) -> None:
-        if child.code == 0 or self._kill_at_s < math.inf:
+    def _kill_hung(self, hung: Process, who: str) -> None:
+        """One that lives and is given up by all who waited for it: stopped, or without a processor for good."""
+        if hung in self._children.alive:
+            self._view.note(f"{hung.name} lives and does not answer; {who} has given it up. It is killed.")
+            hung.send(signal.SIGKILL)
+
+    def _gave_up(self, actor: Process) -> None:
+        """Whom all actors gave up, without a word from the learner in between, hangs: first a table that is apart.
+
+        They lose a table or a learner that they had; one that gave them no seat is the learner.
+        """
+        if self._progress.records != self._heard:
+            self._heard = self._progress.records
+            self._given_up.clear()
+        self._given_up.add(actor.name)
+        heard = self._learner in self._children.alive and self._progress.records != self._born
+        if not heard or not self._left() <= self._given_up:
+            return
+        self._given_up.clear()
+        replay = self._replay.child if self._replay.survives else None
+        lost_table = replay is not None and actor.code == PeerLostError.exit_code
+        self._kill_hung(replay if replay is not None and lost_table else self._learner, "every actor")
+
+    def _left(self) -> set[str]:
+        """Actors that live, or are to be started again."""
+        alive = {name for name, actor in self._actors.items() if actor in self._children.alive}
+        return alive | (self._restarts.waiting() & self._actors.keys())
+
+    def _actor_ended(self, child: Process) -> None:
+        if child.code == 0 or self._kill_at_s < math.inf or self._actors.get(child.name) is not child:
             return
         what = report(child)
         if self._stopping:
             self._note(child, what)
             return
+        if child.code in (TransportError.exit_code, PeerLostError.exit_code):
+            self._gave_up(child)
         slot = int(child.name.removeprefix("actor-"))
         again = None
         if child.code != ConfigError.exit_code:
@@ -184,9 +265,7 @@ class Launch:
         if again is not None:
             self._note(child, f"{what}\nIt is {again}.")
             return
-        left = [name for name, actor in self._actors.items() if actor in self._children.alive]
-        left += [name for name in self._restarts.waiting() if name in self._actors]
-        if left:
+        if left := self._left():
             self._note(child, f"{what}\nIt is not started again; the run goes on with {plural(len(left), 'actor')}.")
         elif child.code == ConfigError.exit_code:
             self._fail(error_of(child))
@@ -198,7 +277,7 @@ class Launch:
         self._restarts.started("replay", time.monotonic())
         self._replay.start()
 
-    def _replay_ended(self, child: Child) -> None:
+    def _replay_ended(self, child: Process) -> None:
         if self._stopping:
             return
         if child.code == ConfigError.exit_code and not self._restarts.used(child.name):
@@ -220,13 +299,11 @@ class Launch:
 
     def _say_goodbye(self) -> None:
         """The learner told the actors to finish: let them."""
-        if self._learner.code == 0:
+        if self._learner.code in IN_ORDER:
             self._children.wait_for([c for c in self._children.alive if c is not self._replay.child], GOODBYE_S)
 
     def _raise_ending(self) -> None:
-        error = (
-            error_of(self._learner) if self._learner.code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM) else None
-        )
+        error = None if self._learner.code in IN_ORDER else error_of(self._learner)
         if self._failure is not None:  # actors that lost the learner say less than the learner itself
             raise error if error is not None and isinstance(self._failure, TransportError) else self._failure
         if self._signal is None:
@@ -238,27 +315,3 @@ class Launch:
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self._signal)
-
-
-def _may_help(child: Child) -> bool:
-    """Whether a learner that ended so may do better in another life: killed, crashed, or cut off from its peers."""
-    code = child.code or 0
-    return code < 0 or code in (ShoalError.exit_code, TransportError.exit_code, PeerLostError.exit_code)
-
-
-@contextlib.contextmanager
-def _signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Hand Ctrl-C, SIGTERM and SIGHUP to `handle`. Only the main thread may; in another one nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, _: FrameType | None) -> None:
-        handle(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

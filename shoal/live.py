@@ -69,11 +69,15 @@ class LineView:
         self._out, self._now_s = out, now_s
         self._due_s = -float("inf")
         self._shown = 0
+        self._page: str | None = None
         self._last: Progress | None = None
 
     def update(self, progress: Progress) -> None:
         """Print a line when one is due and there is something new in it."""
         self._last = progress
+        if progress.page != self._page and progress.page is not None:
+            self._page = progress.page
+            self.note(f"page {progress.page}")
         if progress.records > self._shown and self._now_s() >= self._due_s:
             self._print(progress)
 
@@ -199,8 +203,9 @@ def panel(progress: Progress, run_dir: Path) -> RenderableType:
             foot.append(f": {progress.advice}", style="")
     else:
         foot = Text("" if progress.records else WAITING, style="dim italic")
+    page = [] if progress.page is None else [Text.assemble(("page ", "dim"), progress.page, overflow="fold")]
     return Panel(
-        Group(bar, Text(), figures, Text(), foot),
+        Group(bar, Text(), figures, Text(), foot, *page),
         title=Text.assemble((progress.algorithm, "bold cyan"), " on ", (progress.env, "bold cyan")),
         subtitle=Text(str(run_dir), style="dim", overflow="ellipsis", no_wrap=True),
         title_align="left",

@@ -92,19 +92,19 @@ def _pairs(records: Sequence[Record], kind: str, name: str) -> Line:
 def draw_learning_curve(path: Path, out: Path | None = None) -> Path:
     """Draw one run: returns against env steps, and the speed below. Returns the PNG's path."""
     curve = read_curve(path)
-    with _style():
-        return _save(_learning_curve(curve), out or RunDir(path).learning_curve)
+    with style():
+        return save(_learning_curve(curve), out or RunDir(path).learning_curve)
 
 
 def draw_comparison(paths: Sequence[Path], out: Path) -> Path:
     """Draw several runs: for each algorithm and environment the median of its runs and the band from worst to best."""
     curves = [read_curve(path) for path in paths]
-    with _style():
-        return _save(_comparison(curves), out)
+    with style():
+        return save(_comparison(curves), out)
 
 
 def _learning_curve(curve: Curve) -> Figure:
-    figure, (above, below) = _figure(rows=2)
+    figure, (above, below) = new_figure(rows=2)
     if len(curve.returns):
         above.plot(*curve.returns.T, color=BLUE, label="training")
     if len(curve.evaluations):
@@ -126,9 +126,9 @@ def _comparison(curves: Sequence[Curve]) -> Figure:
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.algorithm, curve.env), []).append(curve)
-    figure, (axes,) = _figure(rows=1)
+    figure, (axes,) = new_figure(rows=1)
     envs = sorted({env for _, env in groups})
-    for colour, ((algorithm, env), members) in zip(_cycle(len(groups)), sorted(groups.items()), strict=True):
+    for colour, ((algorithm, env), members) in zip(colours(len(groups)), sorted(groups.items()), strict=True):
         env_steps, low, middle, high = band([c.main for c in members])
         name = algorithm if len(envs) == 1 else f"{algorithm} on {env}"
         axes.plot(env_steps, middle, color=colour, label=f"{name}, {_runs(len(members))}")
@@ -154,13 +154,14 @@ def band(lines: Sequence[Line], points: int = 200) -> tuple[Line, Line, Line, Li
     return env_steps, values.min(0), np.median(values, 0), values.max(0)
 
 
-def _style() -> AbstractContextManager[None]:
+def style() -> AbstractContextManager[None]:
+    """What all plots have in common, while one is drawn."""
     import matplotlib as mpl
 
     return mpl.rc_context(STYLE)
 
 
-def _figure(rows: int) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int) -> tuple[Figure, list[Axes]]:
     """A figure with one wide panel, and with two rows a lower one for the speed."""
     from matplotlib.figure import Figure
 
@@ -183,7 +184,7 @@ def _draw_target(axes: Axes, target: float | None) -> None:
         )  # fmt: skip
 
 
-def _save(figure: Figure, out: Path) -> Path:
+def save(figure: Figure, out: Path) -> Path:
     """Write the PNG. Raises ConfigError where the path cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -202,7 +203,8 @@ def _short(value: float, _: float = 0.0) -> str:
     return f"{value:g}"
 
 
-def _cycle(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """So many colours, in order."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 

@@ -7,6 +7,7 @@ One thread per child waits for its end and puts it on a queue, so that whoever s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -18,11 +19,77 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 HOME = Path(__file__).resolve().parent.parent
 """The folder that `shoal` and its sister packages are in."""
 TAIL_BYTES = 16_384
 _PORT = re.compile(rb"^[a-z ]+ listens on [^\n]*?:(\d+)(?:,|$)", re.M)
+_PAGE = re.compile(rb"^page at (\S+)$", re.M)
+
+
+class Process(Protocol):
+    """One life of one process, wherever it runs."""
+
+    @property
+    def name(self) -> str:
+        """What it is in the run, such as actor-3."""
+        ...
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, negative for a signal; None while it lives."""
+        ...
+
+    @property
+    def log(self) -> Path:
+        """Where its output is."""
+        ...
+
+    def last_words(self) -> str:
+        """What to show of a process that failed."""
+        ...
+
+    def port(self) -> int | None:
+        """The TCP port that a service said it listens on; None where it did not come so far."""
+        ...
+
+    def page(self) -> str | None:
+        """The address of the web page that a learner said it serves; None where it did not come so far."""
+        ...
+
+    def send(self, number: int) -> None:
+        """Send a signal, unless it ended already."""
+        ...
+
+
+class Processes(Protocol):
+    """All processes of one launcher: `Children` on this machine, shoal/on_ray's on a cluster."""
+
+    @property
+    def alive(self) -> Sequence[Process]:
+        """Those whose end was not yet given out by `wait`."""
+        ...
+
+    def start(self, name: str, arguments: Sequence[str], log: Path) -> Process:
+        """Start `shoal ARGUMENTS`."""
+        ...
+
+    def wait(self, timeout_s: float) -> Sequence[Process]:
+        """Those that ended since the last call; waits up to `timeout_s` for the first, or until `wake`."""
+        ...
+
+    def wake(self) -> None:
+        """Make a `wait` in progress return now."""
+        ...
+
+    def wait_for(self, some: Iterable[Process], timeout_s: float) -> bool:
+        """Wait until all of `some` ended; whether they did in time."""
+        ...
+
+    def end_all(self, grace_s: float) -> Sequence[Process]:
+        """Ask all to end, kill those still there after `grace_s`; returns the killed ones."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +106,6 @@ class Child:
         """Exit code, negative for a signal; None while it lives."""
         return self.process.poll()
 
-    def ending(self) -> str:
-        """How it ended, in words."""
-        return describe(self.code)
-
     def last_words(self, lines: int = 30) -> str:
         """What to show of a process that failed: its error message or traceback, else its last log lines."""
         with self.log.open("rb") as log:
@@ -56,10 +119,11 @@ class Child:
 
     def port(self) -> int | None:
         """The TCP port that a service said it listens on; None where it did not come so far."""
-        with self.log.open("rb") as log:
-            log.seek(self.log_start)
-            found = _PORT.search(log.read())
-        return int(found[1]) if found else None
+        return port_in(self.log, self.log_start)
+
+    def page(self) -> str | None:
+        """The address of the web page that a learner said it serves; None where it did not come so far."""
+        return page_in(self.log, self.log_start)
 
     def send(self, number: int) -> None:
         """Send a signal, unless it ended already."""
@@ -83,9 +147,9 @@ class Children:
     def start(self, name: str, arguments: Sequence[str], log: Path) -> Child:
         """Start `shoal ARGUMENTS` with its output appended to `log`. It ends when this process does."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
-            out.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(arguments)}\n".encode())
-            out.flush()
+        with log.open("ab", buffering=0) as out:
+            with contextlib.suppress(OSError):  # the disk is full: the process is wanted all the same
+                out.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(arguments)}\n".encode())
             log_start = out.tell()
             process = subprocess.Popen(
                 [*self._command, *arguments],
@@ -117,7 +181,7 @@ class Children:
         """Make a `wait` in progress return now. May be called from a signal handler."""
         self._ended.put(None)
 
-    def wait_for(self, some: Iterable[Child], timeout_s: float) -> bool:
+    def wait_for(self, some: Iterable[Process], timeout_s: float) -> bool:
         """Wait until all of `some` ended; whether they did in time."""
         deadline = time.monotonic() + timeout_s
         some = list(some)
@@ -145,6 +209,24 @@ class Children:
         if child.process.stdin is not None:
             child.process.stdin.close()
         self._ended.put(child)
+
+
+def port_in(log: Path, start: int) -> int | None:
+    """The TCP port that the service with this log said it listens on, in what it wrote from `start` on."""
+    found = _said(_PORT, log, start)
+    return None if found is None else int(found)
+
+
+def page_in(log: Path, start: int) -> str | None:
+    """The address of the web page that the learner with this log said it serves."""
+    return _said(_PAGE, log, start)
+
+
+def _said(pattern: re.Pattern[bytes], log: Path, start: int) -> str | None:
+    with log.open("rb") as file:
+        file.seek(start)
+        found = pattern.search(file.read())
+    return found[1].decode() if found else None
 
 
 def describe(code: int | None) -> str:

@@ -57,6 +57,8 @@ class Progress:
     env: str
     budget_env_steps: int
     target_return: float | None = None
+    page: str | None = None
+    """Where the learner's web page is."""
     wall_s: float = 0.0
     env_steps: int = 0
     env_steps_per_s: float | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.config import Config
 from core.errors import ConfigError
 from shoal.data_place import MEMORY, run_folder, tables_in
-from shoal.processes import Child, Children
+from shoal.processes import Process, Processes
 from shoal.run_dir import RunDir
 
 
@@ -19,13 +19,13 @@ class ReplayChild:
     """
 
     def __init__(
-        self, config: Config, children: Children, run: RunDir, socket: Path, stack: contextlib.ExitStack, resume: bool
+        self, config: Config, children: Processes, run: RunDir, socket: Path, stack: contextlib.ExitStack, resume: bool
     ) -> None:
         self._config, self._children, self._run, self._socket = config, children, run, socket
         self._stack = stack
         self._port = 0
         self._folder: str | None = None
-        self.child: Child | None = None
+        self.child: Process | None = None
         if resume and run.replay_folder.exists() and config.replay_data_dir is None:
             former = Path(run.replay_folder.read_text(encoding="utf-8"))
             if former.is_dir():
@@ -47,6 +47,7 @@ class ReplayChild:
         arguments += ["--data-dir", self._folder, "--supervised"]
         if self._config.network.replay_metrics_port is not None:
             arguments += ["--metrics-port", str(self._config.network.replay_metrics_port)]
+            arguments += ["--metrics-host", self._config.network.metrics_host]
         self.child = self._children.start("replay", arguments, self._run.logs / "replay.log")
 
     def _own_folder(self, former: Path | None = None) -> str:

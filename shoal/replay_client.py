@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from core import errors, rpc
+from core.addresses import is_reachable
 from core.compression import crosses_network
 from core.sampling import SampleStream
 from core.stream import InsertStream
@@ -299,7 +300,5 @@ class ReplayClient:
 def _check(address: str, timeout_s: Any) -> None:
     if not (isinstance(timeout_s, int | float) and 0 < timeout_s <= threading.TIMEOUT_MAX):
         raise errors.ConfigError(f"timeout_s is {timeout_s!r}: give seconds, more than 0; every wait ends")
-    host, _, port = address.rpartition(":")
-    unix = address.startswith("unix:") and len(address) > len("unix:")
-    if not unix and not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+    if not is_reachable(address):
         raise errors.ConfigError(f"{address!r} is no address of a replay server: give HOST:PORT or unix:PATH")

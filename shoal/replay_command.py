@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from core.addresses import MAX_PORT, is_host_port
 from core.errors import ConfigError
 from core.security import from_environment
 from shoal import data_place
@@ -33,6 +34,7 @@ class Options:
     max_bytes: int | None
     manifest_every_s: float
     metrics_port: int | None
+    metrics_host: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest-every", metavar="SECONDS", help="what a power cut may lose, in a DIR on a disk; default: 10"
     )
-    parser.add_argument("--metrics-port", metavar="PORT", help="answer Prometheus at /metrics on loopback")
+    parser.add_argument("--metrics-port", metavar="PORT", help="answer Prometheus there, at /metrics")
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST", help="on that address; default: loopback"
+    )
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -64,6 +69,7 @@ def serve(arguments: argparse.Namespace) -> int:
         max_bytes=options.max_bytes,
         manifest_every_s=options.manifest_every_s,
         metrics_port=options.metrics_port,
+        metrics_host=options.metrics_host,
         security=from_environment(),
     )
 
@@ -95,7 +101,8 @@ def read(arguments: argparse.Namespace) -> Options:
     if place is None:
         raise ConfigError("there is no place for the tables")
     every_s = MANIFEST_EVERY_S if every_s is None else every_s
-    return Options(arguments.listen, arguments.socket, place, max_bytes, every_s, metrics_port)
+    host = arguments.metrics_host
+    return Options(arguments.listen, arguments.socket, place, max_bytes, every_s, metrics_port, host)
 
 
 def _place(arguments: argparse.Namespace, problems: list[str]) -> Place | None:
@@ -123,10 +130,8 @@ def _address_problems(listen: str | None, sockets: list[str]) -> Iterator[str]:
         yield "--listen HOST:PORT is needed; 127.0.0.1:7401 serves this machine alone"
     elif listen.startswith("unix:"):
         sockets = [listen.removeprefix("unix:"), *sockets]
-    else:
-        host, colon, port = listen.rpartition(":")
-        if not (host and colon and port.isascii() and port.isdecimal() and int(port) <= 65_535):
-            yield f"--listen {listen}: must be HOST:PORT with a port from 0 to 65535, or unix:PATH"
+    elif not is_host_port(listen):
+        yield f"--listen {listen}: must be HOST:PORT with a port from 0 to {MAX_PORT}, or unix:PATH"
     for path in sockets:
         length = len(os.fsencode(path))
         if not 0 < length <= MAX_SOCKET_PATH_BYTES:

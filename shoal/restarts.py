@@ -49,6 +49,10 @@ class Restarts:
         """Those whose pause is not over."""
         return {name for _, name, _ in self._due}
 
+    def cancel(self, name: str) -> None:
+        """It is not wanted any more."""
+        self._due = [entry for entry in self._due if entry[1] != name]
+
     def run_due(self, now_s: float) -> None:
         """Start those whose pause is over."""
         due = [entry for entry in self._due if entry[0] <= now_s]

@@ -23,6 +23,7 @@ OWN_FILES = (
     "logs/*.log",
     "logs/needs-replay",
     "logs/replay-folder",
+    "logs/ray-*",
     "videos/*.gif",
 )
 """Patterns of all that Shoal writes into a run directory."""
@@ -90,6 +91,21 @@ class RunDir:
     def needs_replay(self) -> Path:
         """Made by a learner whose plan has a replay table: the launcher then starts a replay server."""
         return self.logs / "needs-replay"
+
+    @property
+    def ray_run(self) -> Path:
+        """Which cluster, and which manager on it, a run on Ray has."""
+        return self.logs / "ray-run.json"
+
+    @property
+    def ray_events(self) -> Path:
+        """What happened to a run on Ray, an object a line, for its driver and a manager that comes back."""
+        return self.logs / "ray-events.jsonl"
+
+    @property
+    def ray_token(self) -> Path:
+        """The token of a run on Ray, for `shoal status` and actors from elsewhere."""
+        return self.logs / "ray-token"
 
     def holds_a_run(self) -> bool:
         """Whether a run was started here before."""

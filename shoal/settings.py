@@ -25,6 +25,7 @@ FLAGS: Mapping[str, str] = {
     "data_dir": "replay_data_dir",
     "device": "device",
     "listen": "network.listen",
+    "page": "network.page",
 }
 """Settings that have a flag, and a keyword of `train`, of their own -> their names in the tree."""
 

@@ -16,6 +16,10 @@ from shoal.data_place import size_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+
+    Told = experience_pb2.TableInfo | learner_pb2.LearnerTable
+    """A table as either server tells of it: a name and figures."""
 
 TIMEOUT_S = 5.0
 RATE_S = 1.0
@@ -84,6 +88,7 @@ def run(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
     """A learner's reply as tables for a terminal."""
     from rich import box
     from rich.console import Group
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -92,20 +97,33 @@ def run(reply: learner_pb2.LearnerInfoReply) -> RenderableType:
     figures.add_column(justify="right", style="bold")
     for name, value in sorted(reply.figures.items()):
         figures.add_row(name.replace("_", " "), _number(value))
-    actors = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("slot", "host", "pid", "state"):
-        actors.add_column(name, justify="right" if name in ("slot", "pid") else "left")
+    actors = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    actors.add_column("slot", justify="right", no_wrap=True)
+    actors.add_column("host", overflow="fold")
+    actors.add_column("pid", justify="right", no_wrap=True)
+    actors.add_column("state", no_wrap=True, min_width=7)
+    for name in ("env\nsteps/s", "acting", "version", "silent", "restarts"):
+        actors.add_column(name, justify="right", no_wrap=True)
     for actor in sorted(reply.actors, key=lambda a: a.slot):
         style = "" if actor.state == "acting" else "yellow"
-        actors.add_row(str(actor.slot), actor.host, str(actor.pid), actor.state, style=style)
+        silent = f"{actor.silent_s:,.1f} s" if actor.HasField("silent_s") else "-"
+        version = "-" if actor.version < 0 else f"{actor.version:,}"
+        speed = f"{actor.env_steps_per_s:,.0f}"
+        acting = f"{actor.act_share:.0%}" if actor.HasField("act_share") else "-"
+        row = (str(actor.slot), actor.host, str(actor.pid), actor.state)
+        actors.add_row(*row, speed, acting, version, silent, str(actor.restarts), style=style)
     parts: list[RenderableType] = [Text.assemble((reply.run, "bold cyan"), f" at {reply.address}")]
     if reply.figures:
         parts.append(figures)
     if reply.bottleneck:
         advice = f": {reply.advice}" if reply.advice else ""
-        parts += [Text.assemble(("bottleneck ", "dim"), (reply.bottleneck, "bold magenta"), advice), Text()]
-    parts += _waits(Wait(w.table, w.what, w.who, w.waited_s, w.reason) for w in reply.waiters)
-    parts.append(actors if reply.actors else Text("no actors have joined yet", style="dim"))
+        parts += [Text.assemble(("bottleneck ", "dim"), (reply.bottleneck, "bold magenta"), advice)]
+    if reply.tables:
+        parts += [Text(), _overview(reply.tables), *(Padding(_more(table), (0, 0, 0, 2)) for table in reply.tables)]
+    if reply.waiters:
+        waits = _waits(Wait(w.table, w.what, w.who, w.waited_s, w.reason) for w in reply.waiters)
+        parts += [Text(), *waits[:-1]]
+    parts.append(actors if reply.actors else Text("\nno actors have joined yet", style="dim"))
     return Group(*parts)
 
 
@@ -116,7 +134,6 @@ def tables(answer: Tables, address: str) -> RenderableType:
     """A replay server's reply as tables for a terminal."""
     from rich.console import Group
     from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
     reply = answer.now
@@ -126,15 +143,7 @@ def tables(answer: Tables, address: str) -> RenderableType:
         parts.append(Text(f"also at {', '.join(others)}", style="dim"))
     if not reply.tables:
         return Group(*parts, Text(), Text("no tables yet: a learner or a ReplayClient makes them", style="dim"))
-    overview = Table(box=None, pad_edge=False, padding=(0, 1))
-    overview.add_column("table", no_wrap=True, min_width=6)  # its name is below in full
-    for name in ("items", "capacity", "bytes", "inserted/s", "sampled/s", "manifest"):
-        overview.add_column(name, justify="right", no_wrap=True)
-    before = {table.name: table for table in answer.before.tables}
-    for table in reply.tables:
-        rates = [_rate(before.get(table.name), table, name, answer.apart_s) for name in ("inserted", "sampled")]
-        overview.add_row(table.name, *_sizes(table), *rates, _manifest(table))
-    parts += [Text(), overview, Text()]
+    parts += [Text(), _overview(reply.tables, answer), Text()]
     for table in reply.tables:
         parts += [Text.assemble((table.name, "bold"), f": {_kind(table)}"), Padding(_more(table), (0, 0, 0, 2))]
     waits = [Wait(t.name, w.what, w.who, w.waited_s, w.reason) for t in reply.tables for w in t.waiters]
@@ -142,19 +151,34 @@ def tables(answer: Tables, address: str) -> RenderableType:
     return Group(*parts)
 
 
-def _sizes(table: experience_pb2.TableInfo) -> list[str]:
+def _overview(tables: Iterable[Told], answer: Tables | None = None) -> Table:
+    """A line for each table, with its rates where somebody was asked twice."""
+    from rich.table import Table
+
+    overview = Table(box=None, pad_edge=False, padding=(0, 1))
+    overview.add_column("table", no_wrap=True, min_width=6)  # of a replay server its name is below in full
+    for name in ("items", "capacity", "bytes", *(("inserted/s", "sampled/s") if answer else ()), "manifest"):
+        overview.add_column(name, justify="right", no_wrap=True)
+    before = {table.name: table for table in answer.before.tables} if answer else {}
+    for table in tables:
+        rates = [_rate(before.get(table.name), table, n, answer.apart_s) for n in ("inserted", "sampled") if answer]
+        overview.add_row(table.name, *_sizes(table), *rates, _manifest(table))
+    return overview
+
+
+def _sizes(table: Told) -> list[str]:
     figures = table.figures
     held = size_text(figures["held_bytes"]) if "held_bytes" in figures else "-"
     return [*(f"{figures[name]:,.0f}" if name in figures else "-" for name in ("items", "capacity")), held]
 
 
-def _rate(before: experience_pb2.TableInfo | None, now: experience_pb2.TableInfo, name: str, apart_s: float) -> str:
+def _rate(before: Told | None, now: Told, name: str, apart_s: float) -> str:
     if before is None or name not in before.figures or name not in now.figures:
         return "-"
     return f"{max(0.0, now.figures[name] - before.figures[name]) / apart_s:,.0f}"
 
 
-def _manifest(table: experience_pb2.TableInfo) -> str:
+def _manifest(table: Told) -> str:
     age_s = table.figures.get("manifest_age_s")
     return "none" if age_s is None else f"{age_s:,.1f} s ago"
 
@@ -179,7 +203,7 @@ def _kind(table: experience_pb2.TableInfo) -> str:
     return ", ".join(words)
 
 
-def _more(table: experience_pb2.TableInfo) -> RenderableType:
+def _more(table: Told) -> RenderableType:
     from rich.text import Text
 
     others = [(name, v) for name, v in sorted(table.figures.items()) if name not in IN_COLUMNS and v]

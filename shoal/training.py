@@ -1,4 +1,4 @@
-"""`shoal.train`: a whole run on this machine, from its settings to its result."""
+"""`shoal.train`: a whole run, on this machine or a Ray cluster, from its settings to its result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from shoal import settings as reader
 from shoal.live import make_view
 from shoal.replay_child import check_empty
 from shoal.run_dir import RunDir, default_path, prepare, release, remove_run
+from shoal.run_on import LOCAL, RunOn
 
 if TYPE_CHECKING:
     from shoal.policy import Policy
@@ -88,14 +90,19 @@ def train(
     data_dir: str | PathLike[str] | None = None,
     device: str | None = None,
     listen: str | None = None,
+    page: str | None = None,
     config: str | PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     launcher: str = "local",
+    address: str = "auto",
+    wait_for_nodes_s: float = 0.0,
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> RunResult:
     """Train a policy with actors, a learner and where needed a replay server as processes of this machine.
+
+    With `launcher` "ray" they are on the Ray cluster at `address`; it may take `wait_for_nodes_s` to have enough CPUs.
 
     Every argument means what the flag of `shoal train` means. What is not given is taken from the YAML file `config`,
     below that from the preset of the algorithm and environment, below that from the defaults. `settings` are all others
@@ -107,7 +114,8 @@ def train(
     given = locals()
     flags = {name: given[name] for name in reader.FLAGS}
     file = None if config is None else Path(config)
-    return run(file, flags, more=settings, launcher=launcher, resume=resume, overwrite=overwrite, quiet=quiet)
+    where = RunOn(launcher, address, wait_for_nodes_s)
+    return run(file, flags, more=settings, on=where, resume=resume, overwrite=overwrite, quiet=quiet)
 
 
 def run(
@@ -116,18 +124,20 @@ def run(
     sets: Sequence[str] = (),
     *,
     more: Mapping[str, Any] | None = None,
-    launcher: str = "local",
+    on: RunOn = LOCAL,
     resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> RunResult:
     """`train` with its settings as flags and `--set` texts."""
-    from shoal.launch import Launch
+    on.check()
+    if on.launcher == "ray" and flags.get("run_dir") is not None:
+        from shoal.on_ray import driver
 
-    resume = to_resume(resume, flags)
-
-    if launcher != "local":
-        raise ConfigError(f"--launcher {launcher}: only local can be used; ray comes with a later release")
+        if not overwrite and driver.goes_on(Path(flags["run_dir"])):
+            print("This run is under way: attached to it, with the settings that it was started with.", file=sys.stderr)
+            return attach(Path(flags["run_dir"]), quiet=quiet)
+    auto, resume = resume == "auto", to_resume(resume, flags)
     config, place = set_up(file, flags, sets, more=more, resume=resume, overwrite=overwrite)
     with undone_if_refused(place, resume):
         write_config(config, place)
@@ -135,22 +145,50 @@ def run(
             check_empty(config)
         if not (quiet or resume):
             _tell_preset(config)
-        try:
+        if auto and is_complete(config, place):
+            return RunResult.read(place.path)
+        with _says_how_to_continue(place):
             go_on = resume and can_resume(place)
-            Launch(config, place, make_view(place.path, quiet=quiet), resume=go_on).run()
-        except (KeyboardInterrupt, SystemExit):
-            text = _how_to_continue(place)
+            on.train(config, place, lambda: make_view(place.path, quiet=quiet), resume=go_on)
+    return _result(config, place, quiet)
+
+
+def attach(run_dir: Path, *, quiet: bool = False) -> RunResult:
+    """Show the progress of a run on Ray until it is over. Raises ConfigError where there is none."""
+    from shoal.on_ray import driver
+
+    place = RunDir(run_dir)
+    config = reader.read(place.config, {})
+    with _says_how_to_continue(place):
+        driver.attach(config, place, lambda: make_view(place.path, quiet=quiet))
+    return _result(config, place, quiet)
+
+
+@contextlib.contextmanager
+def _says_how_to_continue(place: RunDir) -> Iterator[None]:
+    """What to do after a run that was stopped or failed."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        text = _how_to_continue(place)
+        if isinstance(error, SystemExit) and error.code == 128 + signal.SIGHUP:
+            text = f"The run goes on; to see it again: shoal attach {shlex.quote(str(place.path))}"
+        with contextlib.suppress(OSError):  # the terminal may be gone
             print(text or "Stopped before there was anything to write into a checkpoint.", file=sys.stderr)
-            raise
-        except REFUSALS:
-            raise
-        except ShoalError as error:
-            error.args = ("\n".join(filter(None, (str(error), _how_to_continue(place)))),)
-            raise
+        raise
+    except REFUSALS:
+        raise
+    except ShoalError as error:
+        error.args = ("\n".join(filter(None, (str(error), _how_to_continue(place)))),)
+        raise
+
+
+def _result(config: Config, place: RunDir, quiet: bool) -> RunResult:
+    """What a run left when it was over: read, drawn and shown."""
     if not place.summary.is_file():
         raise ShoalError(f"the learner ended without a summary; see {place.logs / 'learner.log'}")
     result = RunResult.read(place.path)
-    _draw(place)
+    draw(place)
     if not quiet:
         from shoal.report import show
 
@@ -165,6 +203,20 @@ def to_resume(resume: bool | Literal["auto"], flags: Mapping[str, Any]) -> bool:
     if flags.get("run_dir") is None:
         raise ConfigError("--resume auto needs --run-dir: the run to continue, or the place of the one to begin")
     return RunDir(Path(flags["run_dir"])).config.is_file()
+
+
+def is_complete(config: Config, place: RunDir) -> bool:
+    """Whether the run has reached its budget or target, so that there is nothing to go on with; says so then."""
+    try:
+        done = RunResult.read(place.path)
+    except ConfigError:
+        return False
+    target = config.target_return
+    solved = target is not None and done.eval_return is not None and done.eval_return >= target
+    if done.summary.get("ended") == "interrupted" or not (solved or done.env_steps >= config.env_steps):
+        return False
+    print(f"The run in {place.path} is complete: {done.env_steps:,} env steps, evaluation {done.eval_return}.")
+    return True
 
 
 def set_up(
@@ -238,7 +290,8 @@ def _how_to_continue(place: RunDir) -> str:
         newest = checkpoint.latest(place.checkpoints)
     except CheckpointError:
         return ""
-    again = f"shoal train --resume --run-dir {shlex.quote(str(place.path))}"
+    launcher = "--launcher ray " if place.ray_run.is_file() else ""
+    again = f"shoal train {launcher}--resume --run-dir {shlex.quote(str(place.path))}"
     return f"Stopped. The newest checkpoint is {newest}; to continue: {again}"
 
 
@@ -253,8 +306,8 @@ def _tell_preset(config: Config) -> None:
     print(f"Preset of {config.algorithm} on {name}, below your own settings: {told}")
 
 
-def _draw(place: RunDir) -> None:
-    """The learning curve, where there is anything to draw."""
+def draw(place: RunDir) -> None:
+    """Draw the learning curve, where there is anything to draw."""
     from shoal.plots import draw_learning_curve
 
     with contextlib.suppress(ConfigError):

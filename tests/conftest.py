@@ -28,7 +28,7 @@ _SEED: pytest.StashKey[int] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=25, help="how often tests/e2e/test_kills.py kills the replay server")
+    parser.addoption("--kills", type=int, default=14, help="how often tests/e2e/test_kills.py kills the replay server")
     parser.addoption("--times", type=int, default=1, help="runs of each test, with threads switched often")
 
 

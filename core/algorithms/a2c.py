@@ -12,7 +12,6 @@ overlap; the gradient is then of a policy one step old. `--policy-lag 0` is exac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -21,7 +20,7 @@ from core.fields import bounded
 from core.rl.acting import from_env, sampling
 from core.rl.losses import Losses, actor_critic_loss, figures, normalised
 from core.rl.networks import ActorCritic
-from core.rl.optim import Optimiser, make_optimiser
+from core.rl.optim import Optimiser, OptimiserKind, make_optimiser
 from core.rl.returns import gae
 from core.rl.schedules import linear
 from core.rl.settings import OnPolicySettings
@@ -49,10 +48,10 @@ class A2CConfig(OnPolicySettings):
     """Linearly to 0 at the end of the budget."""
     normalise_advantages: bool = False
     """To mean 0 and deviation 1 over the batch."""
-    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
-    """RMSProp as in the paper, or Adam."""
+    optimiser: OptimiserKind = "rmsprop"
+    """RMSProp as in the paper or as in torch (mean square from 0, eps behind the root), or Adam."""
     optimiser_eps: float = bounded(1e-5, above=0)
-    """Added to the denominator: behind Adam's root, under RMSProp's, where 1e-10 is as much as 1e-5 behind it."""
+    """Added to the denominator: behind the root; under it with rmsprop, where 1e-10 is as much as 1e-5 behind."""
 
 
 class A2C:

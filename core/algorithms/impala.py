@@ -12,7 +12,7 @@ Differences from the paper: Adam or RMSProp by choice, losses are means over val
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from core.fields import bounded
 from core.rl.acting import from_env, sampling
 from core.rl.losses import Losses, actor_critic_loss, figures, mean
 from core.rl.networks import ActorCritic
-from core.rl.optim import Optimiser, make_optimiser
+from core.rl.optim import Optimiser, OptimiserKind, make_optimiser
 from core.rl.returns import vtrace
 from core.rl.schedules import linear
 from core.rl.settings import OnPolicySettings
@@ -54,10 +54,10 @@ class ImpalaConfig(OnPolicySettings):
     """Weight of the value loss."""
     entropy_coefficient: float = bounded(0.01, low=0)
     """Weight of the entropy bonus."""
-    optimiser: Literal["rmsprop", "adam"] = "adam"
-    """Adam, or RMSProp as in the paper."""
+    optimiser: OptimiserKind = "adam"
+    """RMSProp as in the paper or as in torch (mean square from 0, eps behind the root), or Adam."""
     optimiser_eps: float = bounded(1e-5, above=0)
-    """Added to the denominator: behind Adam's root, under RMSProp's, where 1e-10 is as much as 1e-5 behind it."""
+    """Added to the denominator: behind the root; under it with rmsprop, where 1e-10 is as much as 1e-5 behind."""
 
 
 class Corrected(NamedTuple):

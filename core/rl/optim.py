@@ -193,22 +193,27 @@ class Adam(Optimiser):
 class RMSProp(Optimiser):
     """RMSProp as A3C shares it (Mnih 2016, section 4): g = a g + (1 - a) d^2, theta -= lr d / sqrt(g + eps).
 
-    g begins at 1, so the first steps are small ones (with 0 they would be the largest of all).
+    g begins at 1, so the first steps are small ones. `as_torch`: as torch.optim.RMSprop, where g begins at 0 and eps
+    is added behind the root, so the first steps are the largest of all and small gradients count as much as large ones.
     """
 
-    def __init__(self, network: nn.Module, eps: float = 1e-5, decay: float = 0.99) -> None:
+    def __init__(self, network: nn.Module, eps: float = 1e-5, decay: float = 0.99, as_torch: bool = False) -> None:
         super().__init__(network)
-        self.eps, self.decay = eps, decay
-        self.square = torch.ones_like(self.params)
+        self.eps, self.decay, self.as_torch = eps, decay, as_torch
+        self.square = torch.zeros_like(self.params) if as_torch else torch.ones_like(self.params)
 
     def _move(self, learning_rate: float) -> None:
         self.square.mul_(self.decay).addcmul_(self.gradient, self.gradient, value=1 - self.decay)
-        self.params.addcdiv_(self.gradient, (self.square + self.eps).sqrt_(), value=-learning_rate)
+        root = self.square.sqrt().add_(self.eps) if self.as_torch else (self.square + self.eps).sqrt_()
+        self.params.addcdiv_(self.gradient, root, value=-learning_rate)
 
     def _state(self) -> dict[str, Tensor]:
         return {"square": self.square}
 
 
-def make_optimiser(kind: Literal["adam", "rmsprop"], network: nn.Module, eps: float) -> Optimiser:
+OptimiserKind = Literal["rmsprop", "rmsprop_torch", "adam"]
+
+
+def make_optimiser(kind: OptimiserKind, network: nn.Module, eps: float) -> Optimiser:
     """The optimiser of that name."""
-    return Adam(network, eps) if kind == "adam" else RMSProp(network, eps)
+    return Adam(network, eps) if kind == "adam" else RMSProp(network, eps, as_torch=kind == "rmsprop_torch")

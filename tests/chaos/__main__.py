@@ -21,11 +21,20 @@ FAULTS_EACH = 10
 COMMON = ("--actors", "2", "--seed", "1", "--set", "faults.restarts=1000", "faults.rejoin_grace_s=30")
 PPO = ("--algorithm", "ppo", "--envs-per-actor", "8", *COMMON, "ppo.minibatch_size=128")
 DQN = ("--algorithm", "dqn", "--envs-per-actor", "4", *COMMON)
+FAR = ("network.keepalive_s=1", "faults.rejoin_grace_s=3")
+"""An actor that stays away longer is gone on without."""
 LAG = ("checkpoint.every_env_steps=3000", "--policy-lag", "1")
 EVALUATED = ("evaluation.every_env_steps=5000", "--target-return", "501")
 """A target that cannot be reached, so that it is evaluated on the way: the best one counts."""
 CAMPAIGNS = (
     Campaign("exact-ppo", (*PPO, *LAG, "--env-steps", "120000"), ("learner", "learner", "all"), exact=True),
+    Campaign(
+        "rough-dqn",
+        (*DQN, *FAR, "checkpoint.every_s=2", *EVALUATED, "--env-steps", "60000"),
+        ("learner", "actor", "replay", "stop", "cut", "partition"),
+        exact=False,
+        threshold=400.0,
+    ),
     Campaign(
         "exact-dqn",
         (*DQN, "dqn.replay=prioritised", "dqn.replay_capacity=4000", "dqn.hidden=[32]", *LAG, "--env-steps", "24000"),
@@ -34,15 +43,8 @@ CAMPAIGNS = (
     ),
     Campaign(
         "rough-ppo",
-        (*PPO, "checkpoint.every_env_steps=3000", *EVALUATED, "--env-steps", "300000"),
-        ("learner", "actor", "actor", "stop", "all"),
-        exact=False,
-        threshold=400.0,
-    ),
-    Campaign(
-        "rough-dqn",
-        (*DQN, "checkpoint.every_s=2", *EVALUATED, "--env-steps", "60000"),
-        ("learner", "actor", "replay", "stop"),
+        (*PPO, *FAR, "checkpoint.every_env_steps=3000", *EVALUATED, "--env-steps", "300000"),
+        ("learner", "actor", "partition", "cut", "stop", "all"),
         exact=False,
         threshold=400.0,
     ),
@@ -109,7 +111,8 @@ def _report(
         "<!-- Written by `python -m tests.chaos --write docs/reliability.md` (`make chaos`). Do not edit. -->",
         "",
         "Whole runs of `shoal train` on CartPole whose processes are killed and stopped (SIGSTOP, up to 3 s) at",
-        "random moments, from one seed. A run of kind `exact` must end with the weights of a run in peace, bit for",
+        "random moments, from one seed; those of kind `rough` have an actor more behind a proxy, whose connections are",
+        "cut, or go silent for up to 5 s. A run of kind `exact` must end with the weights of a run in peace, bit for",
         "bit, which it could not if anything acknowledged were lost or doubled. One of kind `rough` must reach 400",
         "in an evaluation. Of all: exit code 0, counters that never go back, no process, no shared memory and no",
         "half-written checkpoint left.",

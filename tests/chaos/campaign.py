@@ -18,9 +18,10 @@ import numpy as np
 
 from shoal.data_place import own_folder
 from shoal.processes import HOME
+from tests.chaos.far import FarActor
 from tests.e2e.runs import pids
 
-LONGEST_STOP_S, LONGEST_PAUSE_S = 3.0, 6.0
+LONGEST_STOP_S, LONGEST_PARTITION_S, LONGEST_PAUSE_S = 3.0, 5.0, 6.0
 LONGEST_S = 900.0
 ALL = ("train", "learner", "actor", "replay")
 
@@ -29,7 +30,8 @@ ALL = ("train", "learner", "actor", "replay")
 class Campaign:
     """A run, and what may happen to it. `exact`: it must end with the weights of a run that nothing happens to.
 
-    `faults` are role names to kill, "all" (then the run is started again), or "stop" (SIGSTOP, then SIGCONT).
+    `faults` are role names to kill, "all" (then the run is started again), "stop" (SIGSTOP, then SIGCONT), and "cut"
+    and "partition" of the network between the learner and an actor more, behind a proxy, which these two bring.
     """
 
     name: str
@@ -37,6 +39,11 @@ class Campaign:
     faults: Sequence[str]
     exact: bool
     threshold: float | None = None
+
+    @property
+    def far(self) -> bool:
+        """Whether there is an actor behind a proxy."""
+        return bool({"cut", "partition"} & {*self.faults})
 
 
 @dataclass
@@ -58,6 +65,7 @@ class Fire:
         self._rng = np.random.default_rng(seed)
         self._log = folder / "launcher.log"
         self.story = Story()
+        self._far = FarActor(folder) if campaign.far else None
         (folder / "tmp").mkdir(parents=True)
 
     def play(self) -> Story:
@@ -68,6 +76,8 @@ class Fire:
             if not self._pause(process, float(self._rng.uniform(0.2, LONGEST_PAUSE_S))):
                 break
             what = str(self._rng.choice(self._campaign.faults))
+            if self._far is not None:
+                self._far.see_to_it()
             if not self._do(what, time.monotonic() - started_s):
                 continue
             self._left -= 1
@@ -80,6 +90,8 @@ class Fire:
         if self.story.code is None:
             process.kill()
             process.wait()
+        if self._far is not None:
+            self._far.close()
         self.story.took_s = time.monotonic() - started_s
         self.story.said = self._log.read_text(errors="replace")
         return self.story
@@ -106,6 +118,12 @@ class Fire:
 
     def _do(self, what: str, at_s: float) -> bool:
         """Whether there was anything to do it to."""
+        if what in ("cut", "partition"):
+            if self._far is None or not self._far.joined:
+                return False
+            self._far.hurt(what, float(self._rng.uniform(0.2, LONGEST_PARTITION_S)))
+            self._tell(at_s, "cut the network" if what == "cut" else "partitioned the network")
+            return True
         alive = pids(self._folder)
         roles = [role for role in ALL if role in alive.values()] if what == "stop" else [what]
         role = str(self._rng.choice(roles)) if roles else what
@@ -124,9 +142,12 @@ class Fire:
             select.select([], [], [], stopped_s)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victims[0], signal.SIGCONT)
+        self._tell(at_s, said)
+        return True
+
+    def _tell(self, at_s: float, said: str) -> None:
         self.story.counts[said] += 1
         self.story.done.append(f"{at_s:7.2f} s: {said}")
-        return True
 
     def _wait_until_gone(self) -> None:
         deadline_s = time.monotonic() + 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -89,8 +90,17 @@ class JitterEnv(CartPoleEnv):
         return super().step(action)  # type: ignore[no-untyped-call]
 
 
+class SlowEnv(CartPoleEnv):
+    """CartPole whose steps sleep for 20 ms: long beside everything else, on a busy machine too."""
+
+    def step(self, action: Any) -> Any:
+        """Late."""
+        threading.Event().wait(0.02)
+        return super().step(action)  # type: ignore[no-untyped-call]
+
+
 class BrokenEnv(CartPoleEnv):
-    """CartPole that goes wrong at its 40th step: it raises, gives NaN, or hangs, with or without the GIL."""
+    """CartPole that goes wrong at its 40th step: it raises, gives NaN, wants too much, or hangs (with the GIL, too)."""
 
     def __init__(self, how: str = "raise", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,6 +114,9 @@ class BrokenEnv(CartPoleEnv):
             raise RuntimeError("the simulator lost its licence")
         if self._steps == 40 and self._how == "obs":
             obs = np.full_like(obs, np.nan)
+        if self._steps == 40 and self._how == "memory":
+            resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, resource.RLIM_INFINITY))
+            np.ones(1 << 29)
         if self._steps == 40 and self._how == "hang":
             threading.Event().wait()
         if self._steps == 40 and self._how == "hang-in-c":
@@ -113,6 +126,35 @@ class BrokenEnv(CartPoleEnv):
         return obs, reward, terminated, truncated, info
 
 
-ENVS: dict[str, Any] = {"Counting-v0": CountingEnv, "Jitter-v0": JitterEnv, "Broken-v0": BrokenEnv}
+class ShownEnv(gym.Env[Any, Any]):
+    """Shows which of 8 actions is right, 16 times: 2 by chance, 16 once it is learned, and that stays learned."""
+
+    observation_space = spaces.Box(0, 1, (8,), np.float32)
+    action_space = spaces.Discrete(8)
+
+    def _show(self) -> Any:
+        self._right = self.np_random.integers(8)
+        return np.eye(8, dtype=np.float32)[self._right]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        """Begin."""
+        super().reset(seed=seed)
+        self._step = 0
+        return self._show(), {}
+
+    def step(self, action: Any) -> Any:
+        """1 for the action that was shown."""
+        reward = float(action == self._right)
+        self._step += 1
+        return self._show(), reward, self._step == 16, False, {}
+
+
+ENVS: dict[str, Any] = {
+    "Counting-v0": CountingEnv,
+    "Jitter-v0": JitterEnv,
+    "Slow-v0": SlowEnv,
+    "Broken-v0": BrokenEnv,
+    "Shown-v0": ShownEnv,
+}
 for name, env in ENVS.items():
     gym.register(name, env, max_episode_steps=None if env is CountingEnv else 500, disable_env_checker=True)

@@ -60,6 +60,7 @@ def learner(scenario: str, arguments: Sequence[str]) -> None:
         (run / "metrics.jsonl").touch()
         raise ConfigError("ppo.gama: no such setting", "ppo.clip: must be more than 0, not -1")
     if scenario == "killed":
+        print("page at http://localhost:7777/", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     if scenario == "bug":
         raise RuntimeError("a bug in the learner")
@@ -114,9 +115,10 @@ def tell(server: socket.socket, word: str) -> None:
 
 def actor(arguments: Sequence[str]) -> None:
     address = parse(["actor", *arguments]).learner
-    seat = connect(address)
-    word = seat.makefile().readline().strip()
-    seat.sendall(f"{os.getpid()}\n".encode())
+    seat, word = connect(address), ""
+    with contextlib.suppress(ConnectionError):  # the learner died: it is waited for
+        word = seat.makefile().readline().strip()
+        seat.sendall(f"{os.getpid()}\n".encode())
     if word == "raise":
         raise EnvironmentFailedError("environment 'Broken-v0' raised RuntimeError: boom (seed 7, last action 1)")
     if word == "refuse":

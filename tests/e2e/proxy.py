@@ -12,10 +12,11 @@ PIECE_BYTES = 16 << 10
 
 
 class Proxy:
-    """Passes connections to 127.0.0.1:`target` on, in a thread of its own. The faults may be set at any moment."""
+    """Passes connections to 127.0.0.1:`target` on, in a thread of its own. All may be changed at any moment."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
+        """Where new connections lead."""
         self.delay_s = 0.0
         """Before each piece is passed on."""
         self.bytes_per_s: float | None = None
@@ -56,7 +57,7 @@ class Proxy:
         self._connections.add(writer)
         await self._open.wait()
         with contextlib.suppress(OSError):
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            there, back = await asyncio.open_connection("127.0.0.1", self.target)
             for source, sink in ((reader, back), (there, writer)):
                 self._connections.add(sink)
                 task = asyncio.create_task(self._pass_on(source, sink))

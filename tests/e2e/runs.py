@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +22,16 @@ from shoal.processes import HOME
 
 DEADLINE_S = 60.0
 SMALL_PPO = ("ppo.unroll_length=16", "ppo.minibatch_size=64", "ppo.epochs=2")
+_PORTS = itertools.count(20_000 + os.getpid() % 1000 * 10)  # below those that the kernel gives out
 Train = Callable[..., "subprocess.Popen[str]"]
+
+
+def shoal(folder: Path, *arguments: str, log: Path | None = None) -> subprocess.Popen[str]:
+    """Start `shoal ...` in that folder; what it prints goes to the log, or through pipes."""
+    command = [sys.executable, "-m", "shoal", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(HOME)}
+    with log.open("w") if log is not None else contextlib.nullcontext(subprocess.PIPE) as out:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, text=True)
 
 
 @pytest.fixture
@@ -28,10 +40,7 @@ def train(tmp_path: Path) -> Iterator[Train]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, run: str = "run") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "shoal", "train", "--run-dir", str(tmp_path / run), *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(HOME)}
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=tmp_path))
+        started.append(shoal(tmp_path, "train", "--run-dir", str(tmp_path / run), *arguments))
         return started[-1]
 
     yield start
@@ -46,11 +55,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, out + err
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], what: str, timeout_s: float = DEADLINE_S
+) -> None:
+    deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, f"the run ended before {what}: {process.communicate()}"
-        assert time.monotonic() < deadline_s, f"{what} did not happen within {DEADLINE_S} s"
+        assert time.monotonic() < deadline_s, f"{what} did not happen within {timeout_s} s"
         select.select([], [], [], 0.01)
 
 
@@ -59,10 +70,28 @@ def summary(tmp_path: Path, run: str = "run") -> dict[str, Any]:
     return document
 
 
-def env_steps(tmp_path: Path, run: str = "run") -> int:
+def records(tmp_path: Path, run: str = "run") -> list[dict[str, Any]]:
+    """What the learner has written so far; a line that is half written is left for later."""
     path = tmp_path / run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return max((json.loads(line)["env_steps"] for line in lines if line.endswith("}")), default=0)
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def env_steps(tmp_path: Path, run: str = "run") -> int:
+    return max((record["env_steps"] for record in records(tmp_path, run)), default=0)
+
+
+def free_ports(number: int) -> list[int]:
+    """So many ports in a row that nobody has; each is given once."""
+    while True:
+        found = [next(_PORTS) for _ in range(number)]
+        try:
+            for port in found:
+                with socket.socket() as trial:
+                    trial.bind(("127.0.0.1", port))
+            return found
+        except OSError:
+            continue
 
 
 def pids(tmp_path: Path) -> dict[int, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,16 @@ def whole(train: Train, tmp_path: Path, flags: tuple[str, ...]) -> str:
     return weights
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def check_page(log: str) -> None:
+    """The learner's second life serves the page where its first one did, with the curves of both."""
+    first, second = re.findall(r"^page at (\S+)$", log, re.M)
+    assert first == second
+    with urllib.request.urlopen(f"{second}live.json", timeout=10) as answer:
+        at = json.load(answer)["progress"]["env_steps"]
+    assert at[0] < 2500 < at[-1]
+
+
+@pytest.mark.parametrize("algorithm", [pytest.param("ppo", marks=pytest.mark.long), "dqn"])
 def test_killed_runs_go_on_as_if_nothing_had_been(train: Train, tmp_path: Path, algorithm: str) -> None:
     run = train(*flags(algorithm, tmp_path), "--resume", "auto")
     wait_for_steps(tmp_path, run, 2500)
@@ -55,6 +66,7 @@ def test_killed_runs_go_on_as_if_nothing_had_been(train: Train, tmp_path: Path, 
     log = tmp_path / "run/logs/learner.log"
     wait_until(lambda: "resumed from" in log.read_text(), run, "the resume")
     wait_for_steps(tmp_path, run, 4500)
+    check_page(log.read_text())
     kill(tmp_path, "train", "learner", "actor", "replay")
     _, said = finish(run)
     assert "learner was killed by SIGKILL" in said
@@ -69,6 +81,7 @@ def test_killed_runs_go_on_as_if_nothing_had_been(train: Train, tmp_path: Path, 
     assert at == sorted(at), "what a killed learner wrote beyond its checkpoint is taken back"
 
 
+@pytest.mark.long
 def test_without_what_a_reset_point_keeps_the_weights_are_others(train: Train, tmp_path: Path) -> None:
     """The comparison above can fail, and such a run says so."""
     short = (*RUNS["ppo"], "--env-steps", "4000")

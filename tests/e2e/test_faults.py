@@ -79,6 +79,7 @@ def test_kill_9_leaves_no_orphan(train: Train, tmp_path: Path, role: str) -> Non
     [
         ("raise", ("the simulator lost its licence", "RuntimeError", "Traceback", "its seed was", "the last action")),
         ("obs", ("obs = nan", "its seed was", "the action before it")),
+        ("memory", ("MemoryError", "its seed was", "the last action")),
     ],
 )
 def test_a_broken_environment_is_shown_and_ends_the_run_after_its_restarts(

@@ -1,6 +1,6 @@
 """`kill -9` of the replay server at random moments under load: nothing acknowledged is missing, nothing is twice.
 
-25 times in the suite; `make soak` does it 500 times (`--kills`).
+25 times in the suite; `make kill-replay` does it 500 times (`--kills`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.services.serving import wait_until
 SHM = Path("/dev/shm")
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", pytest.param("memory", marks=pytest.mark.long)])
 def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Victim]:
     """On a disk, with a manifest 20 times a second; and in memory."""
     with tempfile.TemporaryDirectory(dir=tmp_path if request.param == "disk" else SHM) as data:

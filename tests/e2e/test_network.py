@@ -16,7 +16,7 @@ from shoal.processes import HOME
 from tests.e2e.proxy import Proxy
 from tests.e2e.runs import SMALL_PPO, Train, env_steps, finish, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 RUN = ("--algorithm", "ppo", "--env-steps", "100000000", "--actors", "1", "--envs-per-actor", "4")
 NETWORK = ("network.keepalive_s=1", "faults.rejoin_grace_s=1", *SMALL_PPO)
 

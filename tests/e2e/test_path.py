@@ -14,7 +14,8 @@ import torch
 from core import envs as vector
 from core.types import Array, UnrollHeader
 from tests.e2e.envs import MODULE, rows_of, uid_of
-from tests.e2e.harness import TestLearner
+from tests.e2e.harness import DEADLINE_S, TestLearner
+from tests.services.serving import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +103,15 @@ def test_joining_and_dying_actors_act_with_exactly_their_versions(tmp_path: Path
         assert {0, 1} <= set.intersection(*map(set, slots)), "no slot missed a round"
         assert learner.services.status().replaced == 1
         assert not learner.services.status().deterministic
+
+
+def test_an_actor_ends_in_order_by_sigterm(tmp_path: Path) -> None:
+    """In a container nothing else would end it; here a signal without a handler would give -15."""
+    with TestLearner(tmp_path, settings(1, 1, "CartPole-v1")) as learner:
+        actor = learner.start_actor()
+        learner.publish()
+        learner.take()
+        actor.send_signal(signal.SIGTERM)
+        assert actor.wait(DEADLINE_S) == 128 + signal.SIGTERM, learner.logs()
+        wait_until(lambda: [seat.state for seat in learner.services.status().seated] == ["lost"], "it is missed")
+    assert "Traceback" not in learner.logs()

@@ -35,7 +35,12 @@ def check_updates(end: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lag", "settings", "place"), [("0", UNIFORM, "embedded"), ("1", UNIFORM, "process"), ("1", PRIORITISED, "process")]
+    ("lag", "settings", "place"),
+    [
+        ("0", UNIFORM, "embedded"),
+        pytest.param("1", UNIFORM, "process", marks=pytest.mark.long),
+        pytest.param("1", PRIORITISED, "process", marks=pytest.mark.long),
+    ],
 )
 def test_the_same_seed_gives_the_same_weights_whatever_the_timing(
     train: Train, tmp_path: Path, lag: str, settings: tuple[str, ...], place: str
@@ -53,6 +58,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_timing(
     assert c["weights_sha256"] != a["weights_sha256"], "a seed that changes nothing proves nothing"
 
 
+@pytest.mark.long
 def test_a_killed_actor_is_replaced_and_the_run_ends_well(train: Train, tmp_path: Path) -> None:
     run = train(*arguments("1", PRIORITISED, env_steps=4000))
     wait_until(lambda: env_steps(tmp_path) > 0, run, "the first steps")
@@ -68,6 +74,7 @@ def test_a_killed_actor_is_replaced_and_the_run_ends_well(train: Train, tmp_path
     check_updates(end)
 
 
+@pytest.mark.long
 def test_a_killed_replay_server_changes_nothing(train: Train, tmp_path: Path) -> None:
     runs = [train(*arguments("1", PRIORITISED), run=run) for run in ("a", "b")]
     wait_until(lambda: env_steps(tmp_path, "b") > MIN_SIZE, runs[1], "the first updates")
@@ -80,6 +87,7 @@ def test_a_killed_replay_server_changes_nothing(train: Train, tmp_path: Path) ->
     assert a["weights_sha256"] == b["weights_sha256"]
 
 
+@pytest.mark.long
 def test_actors_and_replay_server_killed_together_end_no_run(train: Train, tmp_path: Path) -> None:
     run = train(*arguments("1", PRIORITISED, env_steps=4000))
     wait_until(lambda: env_steps(tmp_path) > MIN_SIZE, run, "the first updates")

@@ -20,7 +20,7 @@ from tests.e2e.runs import DEADLINE_S, SMALL_PPO, Train, finish, summary, wait_u
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("lag", ["0", "1"])
+@pytest.mark.parametrize("lag", ["0", pytest.param("1", marks=pytest.mark.long)])
 def test_the_same_seed_gives_the_same_weights_whatever_the_timing(train: Train, tmp_path: Path, lag: str) -> None:
     arguments = [
         *("--algorithm", "ppo", "--env", f"{MODULE}:Jitter-v0", "--actors", "2", "--envs-per-actor", "2"),

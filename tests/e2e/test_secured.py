@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trustme
 
-from shoal.processes import HOME
 from tests import certs
-from tests.e2e.runs import SMALL_PPO, Train, env_steps, finish, wait_until
+from tests.e2e.runs import SMALL_PPO, Train, env_steps, finish, shoal, wait_until
 
 pytestmark = pytest.mark.slow
 TOKENS = {role: f"{role}-secret-{'x' * 20}" for role in ("actor", "learner", "admin")}
 DEADLINE_S = 60.0
-
-
-def shoal(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "shoal", *arguments]
-    environment, pipe = {**os.environ, "PYTHONPATH": str(HOME)}, subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def tls(folder: Path, role: str) -> list[str]:
@@ -69,3 +59,16 @@ def test_who_has_token_and_certificate_takes_part_and_nobody_else(train: Train, 
             told += path.read_bytes().decode(errors="replace")
     assert not [role for role, token in TOKENS.items() if token in told], "a token is in a log or a file"
     assert "nobody-knows-this-one" not in told
+
+
+def test_a_learner_with_tls_on_a_public_address_reaches_its_own_table(tmp_path: Path) -> None:
+    """Its certificate is for localhost, not for 0.0.0.0."""
+    certs.write(tmp_path / "certs", trustme.CA())
+    (tmp_path / "all").write_text("".join(f"{role}: {token}\n" for role, token in TOKENS.items()))
+    flags = ["--algorithm", "dqn", "--replay", "embedded", "--run-dir", "run", "--listen", "0.0.0.0:0"]
+    learner = shoal(tmp_path, "learner", *flags, "--token-file", str(tmp_path / "all"), *tls(tmp_path, "learner"))
+    assert learner.stdout is not None
+    line = learner.stdout.readline()
+    learner.send_signal(signal.SIGTERM)
+    _, err = learner.communicate(timeout=DEADLINE_S)
+    assert re.fullmatch(r"learner listens on 0\.0\.0\.0:\d+\n", line), line + err

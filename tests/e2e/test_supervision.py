@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,11 @@ pytestmark = pytest.mark.slow
 FAKE = Path(__file__).with_name("fake_shoal.py")
 DEADLINE_S = 30.0
 Launch = Callable[..., "subprocess.Popen[str]"]
+SHM = Path("/dev/shm")
+ROOM = pytest.mark.skipif(
+    not SHM.is_dir() or not os.access(SHM, os.W_OK | os.X_OK) or shutil.disk_usage(SHM).free < 128 << 20,
+    reason="there is no room for files in memory",
+)
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def replays(tmp_path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (tmp_path / "run/logs/replays").read_text().splitlines()]
 
 
-@pytest.mark.skipif(isinstance(own_folder(), str), reason="there is no room for files in memory")
+@ROOM
 def test_a_replay_server_that_is_killed_comes_back_where_it_was(launch: Launch, tmp_path: Path) -> None:
     process = launch("replay-killed", "--algorithm", "dqn")
     out, err = process.communicate(timeout=DEADLINE_S)
@@ -154,7 +161,7 @@ def test_tables_in_memory_end_with_their_server(launch: Launch) -> None:
     assert "Its tables were in its memory and are gone; with --data-dir DIR it would be started again" in err
 
 
-@pytest.mark.skipif(isinstance(own_folder(), str), reason="there is no room for files in memory")
+@ROOM
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_leaves_no_tables(launch: Launch, tmp_path: Path, number: int) -> None:
     process = launch("replay-waiting", "--algorithm", "dqn")
@@ -221,6 +228,15 @@ def test_the_learners_death_ends_the_run_when_its_restarts_are_used_up(
     assert out.count("It is started again (restart 1 of 1), from the beginning: there is no checkpoint yet.") == budget
     assert words in err
     assert "learner.log" in err
+
+
+def test_a_learner_that_comes_back_serves_its_page_at_the_same_port(launch: Launch, tmp_path: Path) -> None:
+    """On the address that was asked for: what it says is one that can be opened."""
+    process = launch("killed", "--set", "faults.restarts=1", "--page", "0.0.0.0:0")
+    process.communicate(timeout=DEADLINE_S)
+    first, second = re.findall(r"^--- .* learner (.*)$", (tmp_path / "run/logs/learner.log").read_text(), re.M)
+    assert "--page" not in first
+    assert "--page 0.0.0.0:7777" in second
 
 
 def test_the_directory_of_a_running_run_is_refused(launch: Launch, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ class Target:
 
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(read(), patience_s)
+                async with asyncio.timeout(patience_s):
+                    await read()
         except ShoalError as error:
             return error
         return None

@@ -32,6 +32,8 @@ from tests.fuzz.calls import (
     unroll,
 )
 
+OWN = 1 << 40
+"""Incarnations from here on are of single tests: small numbers are what hypothesis draws, and ends, in any order."""
 MOST_GROWTH_BYTES = 300 << 20
 settings.register_profile("fuzz", deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 
@@ -187,12 +189,12 @@ def test_a_frame_that_says_it_unpacks_to_gigabytes_takes_no_memory(target: Targe
     payload = bytearray(chunk(1, compress=True))
     at = payload.index(b"\x28\xb5\x2f\xfd")  # a zstd frame
     payload[at + 4 : at + 13] = b"\xe0" + (1 << 40).to_bytes(8, "little")
-    assert isinstance(check_call(target, "Insert", [opening(slot=0, incarnation=9), bytes(payload)]), CodecError)
+    assert isinstance(check_call(target, "Insert", [opening(slot=0, incarnation=OWN + 9), bytes(payload)]), CodecError)
 
 
 def test_parts_that_never_end_are_bounded(target: Target) -> None:
     chunks = [chunk(1, part=part, parts=1 << 31) for part in range(5)]
-    assert isinstance(check_call(target, "Insert", [opening(slot=0, incarnation=8), *chunks]), TooLargeError)
+    assert isinstance(check_call(target, "Insert", [opening(slot=0, incarnation=OWN + 8), *chunks]), TooLargeError)
 
 
 def test_a_sample_larger_than_allowed(target: Target) -> None:
@@ -204,14 +206,14 @@ def test_a_sample_larger_than_allowed(target: Target) -> None:
 @pytest.mark.parametrize("round_", [-1, -(1 << 63), (1 << 53) + 1])
 def test_a_round_that_no_run_comes_to(target: Target, round_: int) -> None:
     header = wire.header_to_proto(UnrollHeader(0, round_, 0, T * B))
-    error = check_call(target, "Insert", [opening(incarnation=round_ % 99 + 20), chunk(header=header)])
+    error = check_call(target, "Insert", [opening(incarnation=OWN + round_ % 99 + 50), chunk(header=header)])
     assert isinstance(error, SchemaError)
     assert f"the header says round {round_}" in str(error)
 
 
 def test_more_episodes_than_an_unroll_can_end(target: Target) -> None:
     header = wire.header_to_proto(UnrollHeader(0, 0, 0, T * B, (Episode(1.0, 1),) * (T * B + 1)))
-    error = check_call(target, "Insert", [opening(incarnation=30), chunk(header=header)])
+    error = check_call(target, "Insert", [opening(incarnation=OWN + 30), chunk(header=header)])
     assert isinstance(error, SchemaError)
     assert "13 episodes, its 12 rows end 12 at most" in str(error)
 
@@ -224,7 +226,7 @@ def test_a_slot_that_is_no_slot(target: Target) -> None:
 
 def test_a_head_that_is_larger_than_any_payload(target: Target) -> None:
     crowd = pb.InsertRequest(chunks=[pb.Chunk(seq=1)] * (1 << 19)).SerializeToString()
-    error = check_call(target, "Insert", [opening(incarnation=31), crowd])
+    error = check_call(target, "Insert", [opening(incarnation=OWN + 31), crowd])
     assert isinstance(error, TooLargeError)
     assert "besides its payload, the limit is 1,048,576: send fewer chunks" in str(error)
 
@@ -255,7 +257,7 @@ def test_a_stream_that_says_nothing_is_ended(target: Target, name: str, monkeypa
 
 def test_an_item_whose_rest_never_comes_is_let_go(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(insert_stream, "PART_TIMEOUT_S", 0.01)
-    messages = [opening(incarnation=32), chunk(1, part=0, parts=2)]
+    messages = [opening(incarnation=OWN + 32), chunk(1, part=0, parts=2)]
     error = target.stream("Insert", messages, patience_s=5.0, hangs=True)
     assert isinstance(error, DeadlineError)
     assert "the next part of an item did not come within 0.01 s" in str(error)
@@ -272,7 +274,7 @@ def test_a_compressed_item_counts_with_what_it_unpacks_to(target: Target, monkey
 
     plain_hold = Share.hold
     monkeypatch.setattr(Share, "hold", hold)
-    assert check_call(target, "Insert", [opening(incarnation=33), chunk(1, compress=True)]) is None
+    assert check_call(target, "Insert", [opening(incarnation=OWN + 33), chunk(1, compress=True)]) is None
     assert most > unroll()["obs"].nbytes > 3 * len(chunk(1, compress=True))
 
 
@@ -287,7 +289,7 @@ def test_streams_in_the_middle_of_items_that_fill_the_budget_read_on(
     messages = [frame(pb.InsertRequest(chunks=[head]), [part]) for head, part in zip(heads, parts, strict=True)]
     monkeypatch.setattr(target.service.arriving, "most_bytes", 100)  # the item alone fills it
     before = target.service.hosted("t").table.inserted
-    assert target.stream("Insert", [opening(incarnation=40), *messages], patience_s=10.0) is None
+    assert target.stream("Insert", [opening(incarnation=OWN + 40), *messages], patience_s=10.0) is None
     assert target.service.hosted("t").table.inserted > before
     target.check()
 

@@ -36,7 +36,9 @@ def solved_at(algorithm: str, seed: int, folder: Path, settings: dict[str, Any] 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algorithm", "settings"), [("ppo", {}), ("dqn", PRIORITISED)])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("ppo", {}), pytest.param("dqn", PRIORITISED, marks=pytest.mark.long)]
+)
 def test_one_seed_learns(algorithm: str, settings: dict[str, Any], tmp_path: Path) -> None:
     assert solved_at(algorithm, 1, tmp_path, settings) <= WORST
 

@@ -115,6 +115,8 @@ PPO_MEMORY: dict[str, Any] = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(400)
 def test_a_memory_answers_what_a_policy_without_one_can_only_guess() -> None:
     assert learned("ppo", {**PPO_MEMORY, "recurrent": 16}, Memory, 25_000) >= 0.95
     assert learned("ppo", PPO_MEMORY, Memory, 10_000) <= 0.8

@@ -42,13 +42,10 @@ class Stream:
 
     async def serve(self) -> AsyncIterator[bytes]:
         """Runs on the loop."""
-        try:
-            while (reply := await self._outgoing.get()) is not None:
-                if isinstance(reply, errors.ShoalError):
-                    raise reply
-                yield reply
-        finally:
-            self.over.set()
+        while (reply := await self._outgoing.get()) is not None:
+            if isinstance(reply, errors.ShoalError):
+                raise reply
+            yield reply
 
 
 class Scripted:
@@ -63,10 +60,13 @@ class Scripted:
 
     async def Weights(self, request: pb.WeightsRequest, context: Any) -> AsyncIterator[bytes]:
         stream = Stream(request)
-        self._streams.put(stream)
-        await context.send_initial_metadata(())
-        async for reply in stream.serve():
-            yield reply
+        try:  # the call may be over before the metadata are out
+            self._streams.put(stream)
+            await context.send_initial_metadata(())
+            async for reply in stream.serve():
+                yield reply
+        finally:
+            stream.over.set()
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
         return pb.JoinReply()

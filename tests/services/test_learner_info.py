@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import actors.main
 from core import rpc
 from core.clock import SystemClock
 from core.config import from_plain
+from core.errors import ConfigError
 from core.specs import ArraySpec, ColumnSpec, Signature
 from core.types import Async, Lag, Plan, Queue, Replay, Rows
 from learner.bottleneck import Verdict
@@ -32,8 +34,8 @@ DEADLINE_S = 10.0
 class Learner:
     """The services of a learner that never trains. `start` returns when the replay server, if it has one, answers."""
 
-    def __init__(self, folder: Path, plan: Plan, replay_address: str | None = None) -> None:
-        config = from_plain({"algorithm": "ppo", "actors": 2})
+    def __init__(self, folder: Path, plan: Plan, replay_address: str | None = None, env: str = "CartPole-v1") -> None:
+        config = from_plain({"algorithm": "ppo", "actors": 2, "env": env})
         self.services = Services(
             config,
             plan,
@@ -95,6 +97,8 @@ def test_a_replay_tables_figures_and_waiters_come_from_its_server(learner: Learn
     wait_until(lambda: bool(learner.services.status().tables), "the replay server was asked")
     figures = learner.services.status().tables[TABLE]
     assert (figures["items"], figures["capacity"]) == (0, 1000)
+    (told,) = learner.info().tables
+    assert (told.name, told.figures["capacity"]) == (TABLE, 1000)
     wait_until(lambda: len(learner.info().waiters) == 1, "the draw waits")
     waiter = learner.info().waiters[0]
     assert (waiter.table, waiter.who) == (TABLE, "the learner")
@@ -138,3 +142,14 @@ def test_a_run_whose_table_went_back_in_time_cannot_be_repeated(learner: Learner
     assert isinstance(fetch, LagFetch)
     fetch.went_back = True
     assert not learner.services.status().deterministic
+
+
+@pytest.mark.parametrize("allowed", [[], ["my.other"]])
+def test_an_actor_that_refuses_the_runs_code_takes_no_seat(tmp_path: Path, allowed: list[str]) -> None:
+    """A round would wait for it."""
+    with contextlib.closing(Learner(tmp_path, Plan(Rows(4), Queue(), Lag(1)), env="my.envs:Maze")) as learner:
+        (address,) = learner.services.start(["127.0.0.1:0"], None)
+        somewhere = f"LOCALHOST:{address.rpartition(':')[2]}"  # to Shoal a name like any other
+        with pytest.raises(ConfigError, match=r"wants my\.envs to be imported, and nothing proves"):
+            actors.main.run(somewhere, allowed=allowed)
+        assert learner.services.status().seated == ()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import grpc.aio
 import pytest
 import trustme
@@ -16,7 +18,7 @@ from core.security import Security, Tls, Tokens
 from protos import experience_pb2 as pb
 from replay_server.service import ExperienceService
 from tests.certs import write
-from tests.services.experience import DEFINITION, EXPERIENCE, first_reply, open_request
+from tests.services.experience import DEFINITION, EXPERIENCE, chunk, first_reply, open_request, unroll
 from tests.services.serving import DEADLINE_S, Serving
 
 ACTOR, LEARNER, ADMIN, ANY = (f"{word}-token-of-the-tests" for word in ("actor", "learner", "admin", "any"))
@@ -156,6 +158,32 @@ def test_tokens_are_exchanged_without_a_restart(serve: Serve, call: Call, tmp_pa
     os.replace(tmp_path / "new", file)
     tokens._next_look_s = 0.0  # a second has passed
     assert info(client) == rpc.PROTOCOL
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_stream_ends_with_its_token(serve: Serve, call: Call, tmp_path: Path, stays: bool) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"actor: {ACTOR}\nadmin: {ADMIN}")
+    tokens = Tokens(path=file)
+    address = serve(Security(tokens))
+    assert ensure(call(address, token(ADMIN)))
+    asked: queue.SimpleQueue[pb.InsertRequest | bytes | None] = queue.SimpleQueue()
+    asked.put(open_request())
+    replies = call(address, token(ACTOR)).stream("Insert", iter(asked.get, None))
+    next(replies)
+    (tmp_path / "new").write_text(f"admin: {ADMIN}\nactor: {ACTOR if stays else 'another-token-of-the-tests'}\n")
+    os.replace(tmp_path / "new", file)
+    tokens._next_look_s = 0.0  # a second has passed
+    asked.put(chunk(unroll()))
+    if stays:
+        next(replies)
+    else:
+        with pytest.raises(grpc.RpcError) as ended:
+            next(replies)
+        error = rpc.from_rpc(ended.value, "the server")
+        assert isinstance(error, errors.UnavailableError)
+        assert "Insert: the token of this stream is good no more" in str(error)
+    asked.put(None)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "some.host:7400"])

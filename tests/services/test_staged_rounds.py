@@ -31,6 +31,7 @@ class Replay:
     def __init__(self, folder: Path, slots: int) -> None:
         folder.mkdir()
         self.serving, self._folder = Serving(folder), folder / "data"
+        self._services: list[ExperienceService] = []
         self.service = self._serve()
         self.client = rpc.Client(self.serving.channel(), EXPERIENCE, "the replay server")
         ensure(self.client, replace(STAGED, writers=slots, capacity=40 * slots))
@@ -45,6 +46,7 @@ class Replay:
         service = ExperienceService(data_dir=self._data_dir)
         service.recover()
         self.serving.start(EXPERIENCE, service)
+        self._services.append(service)
         return service
 
     def restart(self) -> None:
@@ -95,6 +97,9 @@ class Replay:
             actor.cancel()
         self.serving.close()
         self._data_dir.close()
+        for service in self._services:
+            for hosted in service.replay_tables():
+                hosted.table.close()
 
 
 @pytest.fixture

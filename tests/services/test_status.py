@@ -107,12 +107,25 @@ def test_a_server_without_tables_or_waits_says_so() -> None:
     assert "nobody waits" in shown(status.tables(Tables(quiet, quiet, 1.0), "a:1"))
 
 
-@pytest.mark.parametrize("width", [64, 80, 120])
+@pytest.mark.parametrize("width", [72, 80, 120])
 def test_a_learners_run_and_who_waits(width: int) -> None:
     told = learner_pb2.LearnerInfoReply(protocol=rpc.PROTOCOL, run="dqn on CartPole-v1", address="127.0.0.1:7400")
     told.figures["updates"], told.figures["actors_act_share"] = 11_120, 0.083
     told.bottleneck, told.advice = "replay", "the rate limiter holds the learner back"
-    told.actors.add(slot=0, host="vm", pid=17, state="acting")
+    told.actors.add(
+        slot=0, host="vm", pid=17, state="acting", restarts=2, env_steps_per_s=512, version=9, silent_s=0.25
+    )
+    told.actors[0].act_share = 0.931
+    told.actors.add(slot=1, host="vm", pid=18, state="joining", version=-1)
+    figures = {
+        "items": 12.0,
+        "capacity": 1000.0,
+        "inserted": 9000.0,
+        "sampled": 17.0,
+        "duplicates": 3.0,
+        "evicted": 0.0,
+    }
+    told.tables.add(name="experience", figures={**figures, "held_bytes": 1.5 * (1 << 20)})
     told.waiters.add(table="experience", who="the learner", what="items to sample", waited_s=2.5, reason=REASON)
     words = joined(shown(status.run(told), width))
     for part in (
@@ -121,9 +134,13 @@ def test_a_learners_run_and_who_waits(width: int) -> None:
         "actors act share 0.08",
         "bottleneck replay: the rate limiter holds the learner back",
         f"experience: the learner (2.5 s) waits for items to sample {REASON}",
-        "0 vm 17 acting",
+        "table items capacity bytes manifest experience 12 1,000 1.5 MiB none",
+        "9,000 items inserted, 17 items sampled, duplicates 3",
+        "0 vm 17 acting 512 93% 9 0.2 s 2",
+        "1 vm 18 joining 0 - - - 0",
     ):
         assert part in words
+    assert "env slot host pid state steps/s acting version silent restarts" in words
 
 
 class Learner:

@@ -174,7 +174,6 @@ def test_evaluation_time_counts_until_solved(tmp_path: Path) -> None:
     assert read_run(tmp_path, tmp_path / "output.log") == {"env_steps": 3, "evaluation_until_solved_s": 0.75}
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_memory_of_this_process() -> None:
     peak = peak_mb(os.getpid())
     assert peak is not None

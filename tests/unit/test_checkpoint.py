@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import json
 import os
 import shutil
@@ -261,3 +262,19 @@ def test_random_damage_gives_the_same_checkpoint_or_an_error(tmp_path: Path, rng
         except CheckpointError:
             continue
         assert read.tensors["network"].shape == (4,)
+
+
+@pytest.mark.parametrize("tensors", [b"", b"\xff" * 64])
+def test_tensors_that_are_none_are_told_though_their_checksum_fits(tensors: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "tensors.safetensors").write_bytes(tensors)
+    change_meta(path, sha256=hashlib.sha256(tensors).hexdigest())
+    with pytest.raises(CheckpointError, match="is no checkpoint of Shoal's"):
+        checkpoint.read(path)
+
+
+def test_a_name_of_a_tensor_that_is_none_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    change_meta(path, state={"mean": {"__tensor__": ["a"]}})
+    with pytest.raises(CheckpointError, match="is no checkpoint of Shoal's"):
+        checkpoint.read(path)

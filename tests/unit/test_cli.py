@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append((config.env_steps, config.network.listen, list(sockets), replay_address, resume))
         return 0
 
-    def actor(learner_address: str, wanted_slot: int | None, allowed: Sequence[str]) -> int:
+    def actor(learner_address: str, wanted_slot: int | None, allowed: Sequence[str], _: Any) -> int:
         calls.append((learner_address, wanted_slot, *allowed))
         return 0
 
@@ -75,11 +76,6 @@ def test_an_unknown_flag_names_the_nearest(capsys: Capture) -> None:
     assert capsys.readouterr().err == "error: shoal train: unknown argument --evn CartPole-v1; did you mean '--env'?\n"
 
 
-def test_ray_is_announced(capsys: Capture) -> None:
-    assert main(["train", "--launcher", "ray"]) == 2
-    assert "later release" in capsys.readouterr().err
-
-
 def test_services_are_called_with_their_flags(services: list[tuple[Any, ...]], tmp_path: Path) -> None:
     run = tmp_path / "run"
     learner = ["learner", "--env-steps", "7", "--listen", "0.0.0.0:7000", "--run-dir", str(run), "--socket", "/s"]
@@ -102,6 +98,29 @@ def test_a_learner_of_its_own_refuses_a_run_that_is_there(services: list[tuple[A
     assert main(["learner", "--run-dir", str(tmp_path)]) == 0
     assert main(["learner", "--run-dir", str(tmp_path)]) == 2
     assert len(services) == 1
+
+
+def test_a_learner_of_its_own_draws_what_it_wrote(services: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    assert main(["learner", "--run-dir", str(tmp_path)]) == 0
+    assert not (tmp_path / "learning_curve.png").exists(), "there was nothing to draw"
+    lines = ({"kind": "progress", "env_steps": steps, "mean_return": 9.0, "wall_s": 1.0} for steps in (100, 200))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["learner", "--run-dir", str(tmp_path), "--resume"]) == 0
+    assert (tmp_path / "learning_curve.png").stat().st_size > 10_000
+    assert len(services) == 2
+
+
+def test_a_complete_run_is_not_resumed_automatically(
+    services: list[tuple[Any, ...]], tmp_path: Path, capsys: Capture
+) -> None:
+    learner = ["learner", "--run-dir", str(tmp_path / "run"), "--env-steps", "100", "--resume", "auto"]
+    assert main(learner) == 0
+    summary = {"ended": "budget", "algorithm": "ppo", "env": "E", "seed": 1, "env_steps": 104, "eval_return": 9.5}
+    for ended, steps, calls in (("interrupted", "100", 2), ("budget", "100", 2), ("budget", "200", 3)):
+        (tmp_path / "run" / "summary.json").write_text(json.dumps({**summary, "ended": ended}))
+        assert main([*learner, "--env-steps", steps]) == 0
+        assert len(services) == calls
+    assert "is complete: 104 env steps, evaluation 9.5" in capsys.readouterr().out
 
 
 def test_a_learner_that_could_not_begin_leaves_no_run(tmp_path: Path, services: list[Any]) -> None:
@@ -155,7 +174,7 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(capsys: Capture) ->
     assert main(["eval", "nowhere", "--episodes", "0"]) == 2
     assert "--episodes 0" in capsys.readouterr().err
     assert main(["status", "foo"]) == 2
-    assert "HOST:PORT is needed" in capsys.readouterr().err
+    assert "HOST:PORT or unix:PATH is needed" in capsys.readouterr().err
 
 
 def test_the_working_directory_is_last_on_the_path(tmp_path: Path) -> None:

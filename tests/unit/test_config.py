@@ -149,6 +149,7 @@ def test_a_section_that_is_a_number_and_a_name_inside_a_number() -> None:
         ("actors: 1\nactors: 2\n", "'actors' is given twice"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
         ("1: 2\n", "no such setting"),
+        ("? a: 1\n", "a name must be plain text"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:

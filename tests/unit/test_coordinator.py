@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import ItemRejectedError
 from learner.rounds import Seat
-from tests.unit.coordinating import START_S, Run
+from tests.unit.coordinating import START_S, B, Run, T
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -96,3 +96,18 @@ def test_a_joiner_begins_with_the_first_round_that_is_not_frozen(lag: int) -> No
     assert run.batch() is None
     run.deliver(2, 4 + lag)
     assert run.batch() == [(0, 4 + lag), (1, 4 + lag)]
+
+
+def test_what_came_from_a_slot_and_its_restarts_are_told() -> None:
+    run = Run(lag=0, expected=1)
+    seat = run.join(1)
+    run.publish(0)
+    run.clock.advance(2.0)
+    run.deliver(1, 0)
+    (actor,) = run.coordinator.seated()
+    assert (actor.slot, actor.env_steps, actor.version, actor.silent_s, actor.restarts) == (seat.slot, T * B, 0, 0.0, 0)
+    assert actor.env_steps_per_s == T * B / 2.0
+    run.coordinator.lost(seat.slot, 1)
+    assert run.join(2).slot == seat.slot
+    (actor,) = run.coordinator.seated()
+    assert (actor.restarts, actor.env_steps) == (1, 0)

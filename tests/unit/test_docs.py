@@ -13,11 +13,12 @@ import pytest
 from core import algorithms
 from core import envs as vector
 from core.algorithms import make
-from core.errors import ShoalError
+from core.errors import ShoalError, all_errors
 from core.plugins import import_modules
 from core.rl import torsos
 from docs import make_configuration
 from shoal import cli, settings
+from shoal.supervised import EXIT_ORPHANED
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -119,6 +120,11 @@ def test_the_lines_of_the_path_are_counted() -> None:
     assert total == sum(listed.values())
     lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in listed}
     assert {path: lines[path] for path in listed if abs(listed[path] - lines[path]) > 0.1 * lines[path]} == {}
+
+
+def test_every_exit_code_is_told() -> None:
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / "docs/cli.md").read_text(), re.M)}
+    assert told >= {0, EXIT_ORPHANED, *(kind.exit_code for kind in all_errors())}
 
 
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from core.metrics import CATALOGUE, Metrics
-from replay_server.exporter import GAUGES, TOTALS, WHATS, export
+from replay_server.exporter import GAUGES, TOTALS, WHATS, Exporter
 from replay_server.in_flight import InFlight
 
 
@@ -57,7 +58,11 @@ def hosted(name: str = "a", **numbers: float) -> FakeHosted:
 
 
 def tell(metrics: Metrics, service: Any) -> None:
-    export(service, metrics)
+    """By an exporter that was made before there were tables."""
+    there, service.hosted = service.hosted, []
+    exporter = Exporter(service, metrics)
+    service.hosted = there
+    exporter.tell()
 
 
 def test_gauges_and_totals() -> None:
@@ -80,6 +85,16 @@ def test_gauges_and_totals() -> None:
     assert [metrics.value("in_flight_bytes", what=what) for what in ("arriving", "leaving")] == [9, 0]
 
 
+def test_a_recovered_tables_counters_begin_with_this_life() -> None:
+    metrics, service = Metrics(), FakeService([hosted(inserted=20)])
+    exporter = Exporter(cast(Any, service), metrics)
+    exporter.tell()
+    assert metrics.value("table_inserted_items", table="a") == 0
+    service.hosted[0].table.numbers["inserted"] = 25
+    exporter.tell()
+    assert metrics.value("table_inserted_items", table="a") == 5
+
+
 def test_a_total_that_went_back_with_a_rollback_stays_where_it_was() -> None:
     metrics, service = Metrics(), FakeService([hosted(inserted=20)])
     for inserted, told in ((20, 20), (15, 20), (19, 20), (22, 22)):
@@ -98,6 +113,12 @@ def test_what_does_not_exist_is_absent() -> None:
     tell(metrics, service)
     assert metrics.value("manifest_age_s", table="a") == 2.5
     assert metrics.value("replay_limit_bytes") == 1000
+
+
+def test_the_disk_is_that_of_the_tables_files(tmp_path: Path) -> None:
+    metrics = Metrics()
+    Exporter(cast(Any, FakeService([hosted()])), metrics, tmp_path).tell()
+    assert (metrics.value("disk_free_bytes", process="replay") or 0) > 0
 
 
 def test_waits_by_what_and_none_where_nobody_waits_any_more() -> None:

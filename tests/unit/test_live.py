@@ -130,6 +130,22 @@ def test_the_panel_shows_everything_at_any_width(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_the_address_of_the_page_is_said_once_and_again_when_it_is_another() -> None:
+    out, progress = io.StringIO(), fresh()
+    view = LineView(out, lambda: 0.0)
+    for page in (None, "http://127.0.0.1:1/", "http://127.0.0.1:1/", "http://127.0.0.1:2/"):
+        progress.page = page
+        view.update(progress)
+    assert out.getvalue() == "page http://127.0.0.1:1/\npage http://127.0.0.1:2/\n"
+
+
+def test_the_panel_has_the_address_of_the_page() -> None:
+    out, progress = io.StringIO(), fresh()
+    progress.page = "http://127.0.0.1:41234/"
+    Console(file=out, width=60, color_system=None).print(panel(progress, Path("runs/x")))
+    assert "page http://127.0.0.1:41234/" in out.getvalue()
+
+
 def test_notes_scroll_by_above_the_panel() -> None:
     out = io.StringIO()
     view = PanelView(Console(file=out, force_terminal=True, width=80, color_system=None), Path("runs/x"))

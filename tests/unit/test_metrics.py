@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from core.metrics import CATALOGUE, Metrics
+from core.metrics import CATALOGUE, Metrics, tell_process
 from tests.conftest import Threads
 
 
@@ -85,6 +88,20 @@ def test_two_processes_figures_in_one_process_stay_apart() -> None:
     one, two = Metrics(), Metrics()
     one.inc("updates")
     assert two.value("updates") is None
+
+
+def test_a_process_tells_its_memory_processor_time_and_disk(tmp_path: Path) -> None:
+    metrics = Metrics()
+    tell_process(metrics, "learner", tmp_path)
+    assert (metrics.value("rss_bytes", process="learner") or 0) > 1 << 20
+    first_s = metrics.value("cpu_s", process="learner") or 0.0
+    assert 0 < first_s <= time.process_time()
+    free, whole = (metrics.value(name, process="learner") or 0 for name in ("disk_free_bytes", "disk_bytes"))
+    assert 0 < free < whole == shutil.disk_usage(tmp_path).total
+    while time.process_time() < first_s + 0.01:
+        pass
+    tell_process(metrics, "learner", tmp_path / "gone")
+    assert first_s < (metrics.value("cpu_s", process="learner") or 0.0) <= time.process_time()
 
 
 def test_threads_lose_no_count(threads: Threads) -> None:

@@ -11,7 +11,6 @@ import torch
 from core.algorithms.npg import NPG, NPGConfig, natural_step
 from core.algorithms.trpo import TRPO, TRPOConfig, share_of, trust_region_step
 from core.errors import ConfigError
-from core.rl import mlp
 from core.rl.distributions import detached, divergence
 from core.rl.losses import mean
 from core.rl.mlp import MLP, twice_differentiable
@@ -82,7 +81,6 @@ def test_fisher_products_are_those_of_the_matrix_of_scores(kind: str) -> None:
     torch.testing.assert_close(product(v), fisher @ v + 0.3 * v, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.skipif(not mlp.HAS_ONEDNN, reason="torch was built without oneDNN: nothing is fused")
 def test_large_layers_have_second_derivatives_where_they_are_asked_for() -> None:
     network, x = MLP((64, 256, 8), "tanh", 1.0), torch.randn(256, 64)
     with pytest.raises(RuntimeError, match="differentiated"):

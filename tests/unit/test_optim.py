@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from core.errors import ConfigError, WeightsCorruptError
-from core.rl.optim import ALIGNMENT, Adam, flatten
+from core.rl.optim import ALIGNMENT, Adam, Optimiser, flatten, make_optimiser
 
 
 class Net(nn.Module):
@@ -93,7 +93,20 @@ def test_tensors_of_another_dtype_are_refused_by_name(network: Net) -> None:
 def test_three_steps_equal_torchs_adam_and_clipping(network: Net, max_grad_norm: float | None) -> None:
     twin = copy.deepcopy(network)
     theirs = torch.optim.Adam(twin.parameters(), lr=0.01, eps=1e-5)
-    ours = Adam(network, eps=1e-5)
+    assert_three_steps_equal(network, Adam(network, eps=1e-5), twin, theirs, max_grad_norm)
+
+
+def test_three_steps_equal_torchs_rmsprop_and_differ_from_the_papers(network: Net) -> None:
+    twin, papers = copy.deepcopy(network), copy.deepcopy(network)
+    theirs = torch.optim.RMSprop(twin.parameters(), lr=0.01, alpha=0.99, eps=1e-5)
+    assert_three_steps_equal(network, make_optimiser("rmsprop_torch", network, 1e-5), twin, theirs, 0.5)
+    with pytest.raises(AssertionError):
+        assert_three_steps_equal(papers, make_optimiser("rmsprop", papers, 1e-5), twin, theirs, 0.5)
+
+
+def assert_three_steps_equal(
+    network: Net, ours: Optimiser, twin: Net, theirs: torch.optim.Optimizer, max_grad_norm: float | None
+) -> None:
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         x = torch.randn(7, 3, generator=generator)

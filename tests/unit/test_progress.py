@@ -6,7 +6,7 @@ import pytest
 
 from core.clock import FakeClock
 from core.types import Episode, Result, UnrollHeader
-from learner.progress import EPISODES, SETTLE_DELIVERIES, Progress
+from learner.progress import EPISODES, LATELY_S, SETTLE_DELIVERIES, Progress
 
 
 def header(env_steps: int = 10, version: int = 0, slot: int = 0, *returns: float, act_s: float = 0.0) -> UnrollHeader:
@@ -152,6 +152,20 @@ def test_solved_is_the_first_evaluation_at_the_target(progress: Progress) -> Non
 def test_without_a_target_nothing_is_solved(progress: Progress) -> None:
     progress.evaluated(1e9, 1.0, target_return=None)
     assert progress.solved_at_env_steps is None
+
+
+def test_the_verdict_of_late_forgets_what_was_long_ago(progress: Progress, clock: FakeClock) -> None:
+    progress.received([header(1)], 0.0, 0.0)
+    seen = []
+    for second in range(200):
+        clock.advance(1.0)
+        waited_s = 0.9 if second < 120 else 0.0  # then an actor more has joined
+        progress.received([header(1, act_s=0.9)], waited_s, 0.0)
+        progress.window()
+        seen.append(progress.verdict_of_late().part)
+    assert seen[:120] == ["actors"] * 120
+    assert seen[121 + round(LATELY_S) :] == ["learner"] * len(seen[121 + round(LATELY_S) :])
+    assert progress.verdict().part == "actors", "of the whole run it was"
 
 
 @pytest.mark.parametrize(("wait_s", "act_s", "part"), [(1.0, 8.0, "learner"), (9.0, 8.0, "actors")])

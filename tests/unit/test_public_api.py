@@ -98,9 +98,12 @@ def test_a_folder_of_the_same_name_elsewhere_does_no_harm(tmp_path: Path) -> Non
     assert python("import shoal", cwd=tmp_path).returncode == 0
 
 
+OTHERS = {"config", "settings", "launcher", "address", "wait_for_nodes_s", "resume", "overwrite", "quiet"}
+
+
 def test_train_has_every_flag() -> None:
     named = inspect.signature(shoal.train).parameters
-    assert set(settings.FLAGS) | {"config", "settings", "launcher", "resume", "overwrite", "quiet"} == set(named)
+    assert set(settings.FLAGS) | OTHERS == set(named)
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in named.values())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from core.clock import FakeClock
 from learner.publisher import Publisher, encode
 from protos import learner_pb2 as pb
 
@@ -112,6 +113,31 @@ def test_who_comes_late_gets_what_is_kept_from_where_it_asks() -> None:
         assert len(subscribers[2].received) == 1
         for subscriber in subscribers:
             await subscriber.leave()
+
+    run(test())
+
+
+def test_it_is_told_what_was_sent_and_how_long_after_it_was_published() -> None:
+    async def test() -> None:
+        clock, sent = FakeClock(), []
+        publisher = Publisher(keep=2, now_s=clock.now_s)
+        publisher.on_sent = lambda nbytes, latency_s: sent.append((nbytes, latency_s))
+        publish(publisher, 0)
+        clock.advance(100.0)
+        stream = publisher.subscribe(0, every=True)  # long after version 0: that is no delay
+        await anext(stream)
+        assert sent == []
+        clock.advance(2.0)
+        publish(publisher, 1)
+        clock.advance(0.5)
+        await anext(stream)  # the first was taken when the second is asked for
+        assert sent == [(len(name(0)), 2.5)]
+        publish(publisher, 2)
+        clock.advance(0.25)
+        await anext(stream)
+        assert sent[1:] == [(len(name(1)), 0.75)]
+        await stream.aclose()
+        assert len(sent) == 2
 
     run(test())
 

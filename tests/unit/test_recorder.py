@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 
 from core.clock import FakeClock
+from core.config import Config
 from core.metrics import CATALOGUE, Metrics
 from core.types import Episode, Result, UnrollHeader
+from learner.page import Page
 from learner.progress import Progress
 from learner.recorder import Recorder
-from learner.status import Status, Waiter
+from learner.status import Seated, Status, Waiter
 from replay_server.exporter import GAUGES, TOTALS
 
 REPLAY_SERVERS = {"in_flight_bytes", "replay_bytes", "replay_limit_bytes", "streams"}
 """What only a replay server tells: tests/unit/test_exporter.py."""
+ACTORS = {name for name in CATALOGUE if name.startswith("process_")}
+"""What only an actor tells: tests/unit/test_actor_exporter.py."""
+GPUS = {name for name in CATALOGUE if name.startswith("gpu_")}
+"""What only a learner with a GPU tells: tests/unit/test_learner_exporter.py."""
 
 
 class Board:
@@ -156,6 +162,8 @@ def test_the_services_are_asked_only_when_a_line_is_due(run: Run) -> None:
 
 def test_tables_and_restarts_are_exported(run: Run) -> None:
     figures = {"items": 3, "capacity": 4, "held_bytes": 99, "inserted": 7, "sampled": 5, "duplicates": 1, "dropped": 2}
+    none = {**dict.fromkeys(figures, 0)}
+    run.recorder.tick(status(0, tables={"experience": none}), force=True)
     for replaced in (1, 3):
         run.receive(10)
         run.recorder.tick(status(1, replaced=replaced, tables={"experience": figures}), force=True)
@@ -177,6 +185,8 @@ def test_unrolls_are_counted_by_actor_and_merged_ones_by_nobody(run: Run) -> Non
     run.progress.version = 4
     run.recorder.received([UnrollHeader(2, 3, 3, 10, (), 1.0, 0.5, 0.25), UnrollHeader(2, 4, 4, 5)])
     run.recorder.received([UnrollHeader(-1, 9, 9, 1000, (), 7.0)])
+    for _ in range(2):  # what was told once is not told again
+        run.recorder.tick(lambda: Status())
     metrics = run.recorder.metrics
     assert metrics.value("actor_env_steps", slot=2) == 15
     assert metrics.value("actor_act_s", slot=2) == 1.0
@@ -261,6 +271,7 @@ def test_a_full_run_sets_every_figure_of_the_catalogue_and_names_no_other(run: R
         run.clock.advance(1.0)
         run.progress.updated(Result(1, {"loss": 0.5}), 0.5)
     run.progress.evaluated(475.0, 1.0, None)
+    run.recorder.exporter.weights(1000, 0.1)
     table = dict.fromkeys((*GAUGES, *TOTALS, "dropped", "torn"), 1.0)
     waits = (Waiter("table", "the learner", "a round", 1.0, "why"),)
     run.recorder.tick(status(1, replaced=1, tables={"table": table}, waiters=waits), force=True)
@@ -268,5 +279,37 @@ def test_a_full_run_sets_every_figure_of_the_catalogue_and_names_no_other(run: R
     run.recorder.metrics.set("actors", 1.0)
     text = run.recorder.metrics.text().decode()
     missing = [name for name, metric in CATALOGUE.items() if f"\n# TYPE shoal_{name} {metric.kind}" not in f"\n{text}"]
-    assert {name for name in missing if f"# TYPE shoal_{name}_total counter" not in text} == REPLAY_SERVERS
+    others = REPLAY_SERVERS | ACTORS | GPUS
+    assert {name for name in missing if f"# TYPE shoal_{name}_total counter" not in text} == others
     assert set(run.recorder.figures) <= set(CATALOGUE)
+
+
+def test_the_table_s_fill_is_in_the_lines_where_there_is_a_table(run: Run) -> None:
+    run.receive(10)
+    run.recorder.tick(status(1), force=True)
+    tables = {"a": {"items": 1.0, "capacity": 4.0}, "b": {"items": 0.0, "capacity": 0.0}, "c": {"bytes": 1.0}}
+    run.recorder.tick(status(1, tables=tables), force=True)
+    assert [line.get("table_fill") for line in run.lines()] == [None, 0.25]
+
+
+def test_its_page_is_told_all_of_it_and_what_was_written_before(tmp_path: Path) -> None:
+    before = {"kind": "progress", "env_steps": 5, "mean_return": 1.0}
+    late = {"kind": "progress", "env_steps": 900, "mean_return": 9.0}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(before)}\n{json.dumps(late)}\n")
+    progress = Progress(FakeClock(50.0).now_s, budget_env_steps=1000, env_steps=5)
+    page = Page(Config(), tmp_path)
+    recorder = Recorder(tmp_path, progress, Metrics(), page)
+    recorder._board = Board()
+    recorder.tick(status(1, seated=(Seated(0, "a", 1, "acting"),)))
+    assert [actor["host"] for actor in json.loads(page.live())["actors"]] == ["a"]
+    headers = [UnrollHeader(0, 0, 0, 7, (Episode(3.0, 7),))]
+    progress.received(headers, 0.5, 0.0)
+    recorder.received(headers)
+    recorder.tick(status(1, seated=(Seated(0, "a", 1, "acting", env_steps=7),)), force=True)
+    recorder.evaluation(4.0, 2, 0.1)
+    live = json.loads(page.live())
+    recorder.close()
+    assert live["progress"]["env_steps"] == [5, 12]
+    assert live["progress"]["mean_return"] == [1.0, 3.0]
+    assert live["evaluations"]["eval_return"] == [4.0]
+    assert live["actors"][0]["env_steps"] == 7

@@ -49,6 +49,7 @@ def test_the_server_is_called_with_what_was_said(
 ) -> None:
     monkeypatch.setattr(data_place, "file_system", lambda path: "ext4")
     words = ["--socket", "/a", "--max-bytes", "8GB", "--manifest-every", "2.5", "--metrics-port", "9101"]
+    words += ["--metrics-host", "0.0.0.0"]
     assert main(["replay", "--listen", "h:1", "--data-dir", str(tmp_path), *words]) == 0
     assert main(["replay", "--listen", "h:1", "--data-dir", "memory"]) == 0
     assert server == [
@@ -59,6 +60,7 @@ def test_the_server_is_called_with_what_was_said(
             "max_bytes": 8_000_000_000,
             "manifest_every_s": 2.5,
             "metrics_port": 9101,
+            "metrics_host": "0.0.0.0",
             "security": OPEN,
         },
         {
@@ -68,6 +70,7 @@ def test_the_server_is_called_with_what_was_said(
             "max_bytes": None,
             "manifest_every_s": 10.0,
             "metrics_port": None,
+            "metrics_host": "127.0.0.1",
             "security": OPEN,
         },
     ]

@@ -60,3 +60,14 @@ def test_no_pause_is_longer_than_the_longest() -> None:
 
 def test_without_a_budget_nothing_is_started() -> None:
     assert Restarts(budget=0).allow("a", 1.0, nothing) is None
+
+
+def test_who_is_not_wanted_any_more_is_not_started() -> None:
+    restarts, lives = Restarts(budget=3), []
+    for name in ("a", "b"):
+        restarts.started(name, 0.0)
+        restarts.allow(name, 1.0, lambda name=name: lives.append(name))  # type: ignore[misc]
+    restarts.cancel("a")
+    assert restarts.waiting() == {"b"}
+    restarts.run_due(1.0)
+    assert lives == ["b"]

@@ -161,15 +161,15 @@ def test_code_is_imported_for_a_learner_that_is_known_only(
 ) -> None:
     run = RunSpec(**{**vars(SPEC), "env": "my.envs:Maze", "env_wrappers": ["my.wraps:W", "FlattenObservation"]})
     if not refused:
-        check_code(run, address, security, allowed)
+        check_code(run.modules, address, security, allowed)
         return
     with pytest.raises(ConfigError, match=r"wants .*my.wraps.* nothing proves .*--import my"):
-        check_code(run, address, security, allowed)
+        check_code(run.modules, address, security, allowed)
 
 
 def test_the_shipped_environments_need_no_permission() -> None:
     run = RunSpec(**{**vars(SPEC), "imports": [], "env": "CartPole-v1"})
-    check_code(run, "10.0.0.1:1", OPEN, [])
+    check_code(run.modules, "10.0.0.1:1", OPEN, [])
 
 
 def test_this_process_has_no_tokens_in_its_environment() -> None:

@@ -1,0 +1,1 @@
+"""Whole clusters: docker compose against a real engine (`make test-cluster`)."""
