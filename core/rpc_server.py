@@ -1,19 +1,22 @@
 """gRPC's server side: an aio server, where it listens, and handlers that raise Shoal's errors. On the event loop.
 
 Methods are read off the descriptors in protos/, so there is no generated service code. A handler may return a message
-or bytes that are one already (weights are encoded once for all). Every call passes the gate first.
+or bytes that are one already (weights are encoded once for all). Every call passes the gate first: to gRPC all requests
+are streams, a single one too, for it would receive and parse that before anybody is asked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from core import errors
@@ -22,14 +25,21 @@ from core.rpc import options, serialize, to_status
 from core.security import OPEN, TOKEN, Security, Tls, is_loopback
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_STREAMS = 10_000
+"""Open at once at a server; replay_server/in_flight.py bounds what all of them hold."""
+MOST_CALLS = MOST_STREAMS + 1000
+MOST_CALLS_OF_CONNECTION = 1000
+MOST_REQUEST_BYTES = 1 << 20
+"""Of a request that is not a stream's; the largest, a table's definition, has a few thousand."""
+FIRST_MESSAGE_S = 10.0
+"""A call that is still silent is ended."""
 logger = logging.getLogger(__name__)
 
 
-def new_server(
-    max_message_bytes: int = 64 << 20, keepalive_s: float = 10.0, max_calls: int | None = None
-) -> grpc.aio.Server:
-    """An aio server without a port; to be made inside its event loop. More than `max_calls` at once are refused."""
-    return grpc.aio.server(options=options(max_message_bytes, keepalive_s), maximum_concurrent_rpcs=max_calls)
+def new_server(max_message_bytes: int = 64 << 20, keepalive_s: float = 10.0) -> grpc.aio.Server:
+    """An aio server without a port; to be made inside its event loop. More than `MOST_CALLS` at once are refused."""
+    limits = [*options(max_message_bytes, keepalive_s), ("grpc.max_concurrent_streams", MOST_CALLS_OF_CONNECTION)]
+    return grpc.aio.server(options=limits, maximum_concurrent_rpcs=MOST_CALLS)
 
 
 def bind(server: grpc.aio.Server, address: str, security: Security = OPEN) -> str:
@@ -86,37 +96,71 @@ def framed(function: F) -> F:
     return function
 
 
+async def first(requests: AsyncIterator[Any], nothing: Any = None) -> Any:
+    """The first message of a call, `nothing` where it has none. Raises DeadlineError for one that stays silent."""
+    try:
+        async with asyncio.timeout(FIRST_MESSAGE_S):  # wait_for would lose a cancellation that comes with the message
+            return await anext(requests, nothing)
+    except TimeoutError as error:
+        raise errors.DeadlineError(f"a call's first message did not come within {FIRST_MESSAGE_S:g} s") from error
+
+
 def _handler(method: MethodDescriptor, function: Callable[..., Any], gate: Gate) -> Any:
-    make: Callable[..., Any] = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[method.client_streaming, method.server_streaming]
-    guard = _guard_stream if method.server_streaming else _guard_unary
-    parse = None if hasattr(function, "framed") else GetMessageClass(method.input_type).FromString
-    return make(guard(function, method.name, gate), request_deserializer=parse, response_serializer=serialize)
+    parse = GetMessageClass(method.input_type).FromString
+    make: Any = grpc.stream_stream_rpc_method_handler
+    if method.client_streaming:
+        stream = hasattr(function, "framed")
+        return make(
+            _guarded_stream(function, method.name, gate), None if stream else parse, response_serializer=serialize
+        )
+
+    async def one(requests: AsyncIterator[bytes]) -> Any:
+        return _parsed(method.name, parse, await first(requests, b""))
+
+    if method.server_streaming:
+        guarded = _guarded_stream(function, method.name, gate, one)
+    else:
+        make, guarded = grpc.stream_unary_rpc_method_handler, _guarded_unary(function, method.name, gate, one)
+    return make(guarded, response_serializer=serialize)
 
 
-def _guard_unary(function: Callable[..., Awaitable[Any]], name: str, gate: Gate) -> Callable[..., Awaitable[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+def _parsed(name: str, parse: Callable[[bytes], Any], data: bytes) -> Any:
+    if len(data) > MOST_REQUEST_BYTES:
+        raise errors.TooLargeError(f"a {name} request of {len(data):,} bytes came, the limit is {MOST_REQUEST_BYTES:,}")
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise errors.CodecError(f"{len(data):,} bytes came that are no request of {name}: {error}") from error
+
+
+One = Callable[[AsyncIterator[bytes]], Awaitable[Any]]
+
+
+def _guarded_unary(
+    function: Callable[..., Awaitable[Any]], name: str, gate: Gate, one: One
+) -> Callable[..., Awaitable[Any]]:
+    async def guarded(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             gate.check(name, context.invocation_metadata() or (), context.peer())
-            return await function(request, context)
+            return await function(await one(_Requests(context)), context)
         except errors.ShoalError as error:
             return await abort(context, error)
 
     return guarded
 
 
-def _guard_stream(
-    function: Callable[..., AsyncGenerator[Any, None]], name: str, gate: Gate
+def _guarded_stream(
+    function: Callable[..., AsyncGenerator[Any, None]], name: str, gate: Gate, one: One | None = None
 ) -> Callable[..., Awaitable[None]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        requests = _Requests(context) if hasattr(request, "__aiter__") else request
+    """`one` reads the only request of a call whose replies alone are a stream."""
+
+    async def guarded(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        requests: Any = _Requests(context)
         metadata, changes = context.invocation_metadata() or (), gate.changes
         try:
             gate.check(name, metadata, context.peer())
-            async with contextlib.aclosing(function(requests, context)) as replies:  # its `finally` runs at once
+            request = requests if one is None else await one(requests)
+            async with contextlib.aclosing(function(request, context)) as replies:  # its `finally` runs at once
                 async for reply in replies:
                     if gate.changes != changes:
                         changes = gate.changes

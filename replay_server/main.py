@@ -20,11 +20,10 @@ from replay_server.exporter import Exporter
 from replay_server.hosting import Hosted
 from replay_server.replay import ReplayTable
 from replay_server.room import free_bytes
-from replay_server.service import MOST_STREAMS, ExperienceService
+from replay_server.service import ExperienceService
 
 RECEIVE_BYTES = 8 << 20
 """Of one message; chunks and priorities are far smaller."""
-MOST_CALLS = MOST_STREAMS + 1000
 STOP_GRACE_S = 0.5
 EXPORT_EVERY_S = 2.5
 """Half of what deploy/prometheus reads at: a server with little to do must not do that only."""
@@ -134,7 +133,7 @@ async def _serve(
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    server = rpc_server.new_server(RECEIVE_BYTES, max_calls=MOST_CALLS)
+    server = rpc_server.new_server(RECEIVE_BYTES)
     rpc_server.add_service(server, pb.DESCRIPTOR.services_by_name["Experience"], service, security)
     service.addresses = [rpc_server.bind(server, address, security) for address in addresses]
     await server.start()

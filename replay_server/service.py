@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from core import rpc, rpc_server
 from core.clock import Clock, SystemClock
-from core.errors import ConfigError, DeadlineError, ReplayError, TableNotFoundError, UnavailableError
+from core.errors import ConfigError, ReplayError, TableNotFoundError, UnavailableError
 from protos import experience_pb2 as pb
 from replay_server import insert_stream, sample_stream
 from replay_server.data_dir import DataDir
@@ -28,10 +28,6 @@ from replay_server.settings import table_bytes
 from replay_server.table import Table
 
 MOST_TABLES = 64
-MOST_STREAMS = 10_000
-"""Open at once; in_flight.py bounds what all of them hold."""
-FIRST_MESSAGE_S = 10.0
-"""A stream that is still silent is ended."""
 T = TypeVar("T", bound=Table)
 logger = logging.getLogger(__name__)
 
@@ -158,7 +154,7 @@ class ExperienceService:
     async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[pb.InsertReply, None]:
         """Take items of one life, acknowledge each when it is in the table."""
         with self._counted():
-            opened = insert_stream.read_open(await _first(requests))
+            opened = insert_stream.read_open(await rpc_server.first(requests, b""))
             rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
             hosted, table = self.hosted(opened.table), self.hosted(opened.table).table
             hosted.check_learner(opened.learner)
@@ -172,7 +168,7 @@ class ExperienceService:
     async def Sample(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[bytes, None]:
         """Answer draws in order, each when the rate limiter allows it."""
         with self._counted():
-            opened = sample_stream.read_open(await _first(requests))
+            opened = sample_stream.read_open(await rpc_server.first(requests, b""))
             rpc.check_protocol(opened.protocol, context.peer())
             hosted = self.hosted(opened.table)
             if not isinstance(hosted.table, ReplayTable):
@@ -184,8 +180,8 @@ class ExperienceService:
 
     @contextlib.contextmanager
     def _counted(self) -> Any:
-        if self.streams >= MOST_STREAMS:
-            raise ReplayError(f"{self.streams} streams are open, the limit is {MOST_STREAMS}: close some")
+        if self.streams >= rpc_server.MOST_STREAMS:
+            raise ReplayError(f"{self.streams} streams are open, the limit is {rpc_server.MOST_STREAMS}: close some")
         self.streams += 1
         try:
             yield
@@ -261,11 +257,3 @@ class ExperienceService:
                 await asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, left)
         logger.warning("table %r: dropped with %d items, as %s asks", request.table, items, context.peer())
         return pb.DropTableReply(items=items)
-
-
-async def _first(requests: AsyncIterator[bytes]) -> bytes:
-    try:
-        async with asyncio.timeout(FIRST_MESSAGE_S):  # wait_for would lose a cancellation that comes with the message
-            return await anext(requests, b"")
-    except TimeoutError as error:
-        raise DeadlineError(f"a stream's first message did not come within {FIRST_MESSAGE_S:g} s") from error

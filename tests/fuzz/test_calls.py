@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core import wire
+from core import rpc_server, wire
 from core.compression import Compressor
 from core.errors import CodecError, DeadlineError, ReplayError, SchemaError, ShoalError, TooLargeError
 from core.framing import frame
 from core.types import Array, Columns, Episode, UnrollHeader
 from protos import experience_pb2 as pb
-from replay_server import insert_stream, sample_stream, service
+from replay_server import insert_stream, sample_stream
 from replay_server.in_flight import Share
 from tests.fuzz.calls import (
     B,
@@ -248,7 +248,7 @@ def test_too_many_priorities(target: Target, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["Insert", "Sample"])
 def test_a_stream_that_says_nothing_is_ended(target: Target, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "FIRST_MESSAGE_S", 0.01)
+    monkeypatch.setattr(rpc_server, "FIRST_MESSAGE_S", 0.01)
     error = target.stream(name, [], patience_s=5.0, hangs=True)
     assert isinstance(error, DeadlineError)
     assert "first message did not come within 0.01 s" in str(error)
