@@ -2,7 +2,7 @@
 
     checkpoints/000000081920/   named by env_steps
         tensors.safetensors     "network" is the flat float32 vector of params and buffers; the rest belongs to `state`
-        meta.json               algorithm, settings, environment, counters, sha256 of the tensors
+        meta.json               algorithm, settings, environment, counters, sha256 of the tensors and of itself
 
 Called by the learner (write) and by whoever loads a run. torch is imported by safetensors' torch half only when used.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from core.errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 _TENSOR = "__tensor__"
 
 
@@ -57,6 +57,7 @@ def write(
     go_on = None if resume is None else _pack(resume, "resume", tensors)
     data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     document = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **meta, "state": plain, "resume": go_on}
+    document = {**document, "meta_sha256": _digest(document)}
     path = folder / f"{int(meta['env_steps']):012d}"
     temporary = folder / f".tmp-{path.name}-{os.getpid()}"
     try:
@@ -138,7 +139,20 @@ def _meta(path: Path) -> dict[str, Any]:
     meta = json.loads((path / "meta.json").read_text())
     if not isinstance(meta, dict):
         raise ValueError("meta.json holds no object")
+    said = {name: value for name, value in meta.items() if name != "meta_sha256"}
+    if meta.get("format") == FORMAT and _digest(said) != meta.get("meta_sha256"):
+        raise ValueError("meta.json is damaged: its sha256 does not match; use an older one")
     return meta
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """Of what it says, however it is spaced."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def reset_points(folder: Path) -> list[int]:
+    """The versions of those made at reset points, oldest first."""
+    return [int(_meta(path)["version"]) for path in all_in(folder) if _is_reset_point(path)]
 
 
 def _is_reset_point(path: Path) -> bool:

@@ -98,6 +98,10 @@ class Checkpoints:
         """Actors may act with it from now on."""
         self._published.append(Version(version, env_steps, params))
 
+    def reset_points(self) -> list[int]:
+        """The versions that a run may have to go back to: the newest checkpoint of a reset point may be torn."""
+        return checkpoint.reset_points(self._folder)[-2:]
+
     # ------------------------------------------------------------------------------------------------------- write
 
     def save(self) -> None:

@@ -25,6 +25,10 @@ from replay_server.hosting import Hosted
 from replay_server.queue import FifoQueue, QueueBatch, RoundQueue
 
 logger = logging.getLogger(__name__)
+JOINING_S = 10.0
+"""Who has a seat and opens no weights stream for so long is lost; it takes an actor a moment."""
+MOST_SEATS = 4096
+MOST_HOST_CHARACTERS = 255
 
 
 class CompleteRound(NamedTuple):
@@ -102,9 +106,14 @@ class Coordinator:
         return [(who, self._clock.now_s() - since_s) for who, since_s in self._without_table.items()]
 
     def join(self, incarnation: int, host: str, pid: int, wanted_slot: int | None = None) -> Seat:
-        """Give a joining process its slot and first round. Raises ConfigError where the table has no room for it."""
+        """Give a joining process its slot and first round.
+
+        Raises ConfigError where the table has no room for it, or there are too many seats.
+        """
+        host = "".join(c if c.isprintable() else "?" for c in host[:MOST_HOST_CHARACTERS])
         actors = self.rounds.actors_with(incarnation, self._clock.now_s(), wanted_slot)
-        ConfigError.raise_if(filter(None, [self.why_refused(actors)]))
+        too_many = f"it would be the actor {actors:,}; a learner has at most {MOST_SEATS:,}" if actors > MOST_SEATS else None
+        ConfigError.raise_if(filter(None, [too_many, self.why_refused(actors)]))
         seat = self.rounds.join(incarnation, self._clock.now_s(), wanted_slot)
         self._lives[seat.slot] += 1
         restarts = self._lives[seat.slot] - 1
@@ -121,12 +130,17 @@ class Coordinator:
         """A weights stream of the actor stands; returns the number that `lost` wants when this one breaks."""
         actor = self.actors.get(slot)
         if actor is not None and actor.incarnation == incarnation:
-            if actor.state == "lost":
-                self.rounds.join(incarnation, self._clock.now_s(), wanted_slot=slot)
+            self.rounds.acts(slot, incarnation)
             actor.state = "acting"
             actor.lease += 1
+            self.publisher.wake()  # an older stream of this actor ends
             return actor.lease
         return 0
+
+    def holds(self, slot: int, incarnation: int, lease: int) -> bool:
+        """Whether this is the actor's newest stream, and the slot still its own."""
+        actor = self.actors.get(slot)
+        return actor is not None and (actor.incarnation, actor.lease) == (incarnation, lease)
 
     def lost(self, slot: int, incarnation: int, lease: int | None = None) -> None:
         """The actor's weights stream broke; its slot is kept for the grace time. An older `lease` only ends late."""
@@ -141,7 +155,7 @@ class Coordinator:
     def tick(self) -> None:
         """Let go of the slots whose grace is over; called a few times a second."""
         for actor in self.actors.values():
-            if actor.state == "joining" and self._clock.now_s() > actor.joined_s + self._start_timeout_s:
+            if actor.state == "joining" and self._clock.now_s() > actor.joined_s + JOINING_S:
                 self.lost(actor.slot, actor.incarnation)  # it died before its weights stream stood
         for round_, slot in self.rounds.expire(self._clock.now_s()):
             logger.warning("round %d goes on without slot %d", round_, slot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+from collections.abc import Sequence
 from dataclasses import replace
 
 from core import rpc
@@ -172,13 +173,13 @@ class ReplayLink:
             *(self._stream, table, max_items, self._without_rows, note, rounds, self._patience_s), self._drawing
         )
 
-    def checkpoint(self, round_: int) -> bool:
+    def checkpoint(self, round_: int, keep: Sequence[int] = ()) -> bool:
         """Have the table write what `round_` goes back to; False where it is kept in memory only.
 
-        A server that is away is waited for. Raises what it answers, and DeadlineError where it stays away.
+        What it wrote for the rounds to `keep` stays: checkpoints go back to them. A server that is away is waited for. Raises what it answers, and DeadlineError where it stays away.
         """
         if self.kept:
-            request = pb.CheckpointRequest(protocol=rpc.PROTOCOL, table=self._name, round=round_)
+            request = pb.CheckpointRequest(protocol=rpc.PROTOCOL, table=self._name, round=round_, keep_rounds=keep)
             self._client.unary("Checkpoint", request, pb.CheckpointReply, TABLE_TIMEOUT_S, wait=True)
         return self.kept
 

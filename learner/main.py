@@ -266,7 +266,7 @@ class Learner:
         if self._services is None or not self._checkpoints.is_reset_point(version):
             return
         try:
-            drawing, exact = self._services.mark_reset_point(version)
+            drawing, exact = self._services.mark_reset_point(version, self._checkpoints.reset_points())
             self._checkpoints.save_at_reset_point(drawing, exact=exact and self._start.exact)
         except (CheckpointError, ReplayError) as error:
             logger.warning("no checkpoint of version %d: %s; the run goes on, and the one before stays", version, error)

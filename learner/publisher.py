@@ -64,21 +64,29 @@ class Publisher:
     def publish(self, version: int, encoded: bytes) -> None:
         """Make a version the newest."""
         self._kept.append((version, encoded, self._now_s()))
-        self._wake()
+        self.wake()
 
     def finish(self, reason: str) -> None:
         """Tell every subscriber, present and future, that the run is over; the first reason stays."""
         self._finished = self._finished or reason
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have every subscriber look again."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def subscribe(self, from_version: int, every: bool) -> AsyncGenerator[bytes, None]:
-        """Versions from `from_version` on, each (in order) or the newest; ends after telling that the run is over."""
+    async def subscribe(
+        self, from_version: int, every: bool, holds: Callable[[], bool] = lambda: True
+    ) -> AsyncGenerator[bytes, None]:
+        """Versions from `from_version` on, each (in order) or the newest; ends after telling that the run is over.
+
+        And as soon as `holds()` is False.
+        """
         subscribed_s = self._now_s()
         while self._finished is None:
+            if not holds():
+                return
             due = [kept for kept in self._kept if kept[0] >= from_version]
             if not due:
                 await self._changed.wait()

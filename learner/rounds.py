@@ -36,10 +36,11 @@ class Dropped(NamedTuple):
 
 @dataclass
 class _Seated:
-    """One slot in use. `lost_until_s` is set while its actor is gone."""
+    """One slot in use. `lost_until_s` is set while its actor is gone, `acting` once its stream stood."""
 
     incarnation: int
     lost_until_s: float | None = None
+    acting: bool = False
 
 
 @dataclass
@@ -105,7 +106,10 @@ class Rounds:
         return (self.lag + 1) * (2 if self._staged else 1)
 
     def join(self, incarnation: int, now_s: float, wanted_slot: int | None = None) -> Seat:
-        """A seat for an actor. The same life gets its own back; then `wanted_slot` and lost slots; then a fresh one."""
+        """A seat for an actor. The same life gets its own back; then `wanted_slot` and lost slots; then a fresh one.
+
+        Who never came to act loses the slot to whoever wants it: a launcher's actor that was killed while it joined.
+        """
         slot = self._find_slot(incarnation, now_s, wanted_slot)
         before = self._seats.get(slot)
         if before is not None and before.incarnation != incarnation:
@@ -143,6 +147,12 @@ class Rounds:
         cohort.owes.remove(slot)
         cohort.delivered.add(slot)
         return True
+
+    def acts(self, slot: int, incarnation: int) -> None:
+        """The actor's stream stands."""
+        seat = self._seats.get(slot)
+        if seat is not None and seat.incarnation == incarnation:
+            seat.acting, seat.lost_until_s = True, None
 
     def lost(self, slot: int, incarnation: int, now_s: float) -> None:
         """The actor's stream broke. Ignored when another life has the slot by now, or it is known."""
@@ -213,7 +223,8 @@ class Rounds:
         lost = [slot for slot, until_s in graces.items() if until_s is not None and until_s > now_s]
         if wanted_slot is not None:
             free = wanted_slot not in self._seats and 0 <= wanted_slot < self.expected
-            if free or wanted_slot in lost:
+            joining = wanted_slot in self._seats and not self._seats[wanted_slot].acting
+            if free or joining or wanted_slot in lost:
                 return wanted_slot
         return min(lost) if lost else next(s for s in range(len(self._seats) + 1) if s not in self._seats)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from core import rpc
@@ -62,7 +63,8 @@ class LearnerService:
         try:
             await context.send_initial_metadata(())  # tells the actor that the stream stands
             await self._coordinator.started.wait()
-            versions = self._coordinator.publisher.subscribe(request.from_version, request.every)
+            holds = partial(self._coordinator.holds, request.slot, request.incarnation, lease)
+            versions = self._coordinator.publisher.subscribe(request.from_version, request.every, holds)
             async with contextlib.aclosing(versions):
                 async for encoded in versions:
                     yield encoded

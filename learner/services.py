@@ -166,15 +166,16 @@ class Services:
         encoded = encode(self._incarnation, version, env_steps, params, self._manifest, settled)
         self._loop.post(self._coordinator.publish, version, encoded)
 
-    def mark_reset_point(self, version: int) -> tuple[Drawing | None, bool]:
+    def mark_reset_point(self, version: int, keep: Sequence[int] = ()) -> tuple[Drawing | None, bool]:
         """Before its version is published: where drawing stands, and whether the run can go on exactly from here.
 
         A replay table writes what it goes back to; one in memory only cannot. Without one there is nothing to draw.
+        What was written for the versions to `keep` stays.
         """
         deterministic = self.status().deterministic
         if self._link is None or not isinstance(self._fetch, LagFetch):
             return None, deterministic
-        kept = self._link.checkpoint(version)
+        kept = self._link.checkpoint(version, keep)
         return (self._fetch.drawing() if kept else None), kept and deterministic
 
     def finish(self, reason: str) -> None:

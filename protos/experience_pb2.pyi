@@ -213,14 +213,16 @@ class SampleReply(_message.Message):
     def __init__(self, opened: _Optional[_Union[SampleOpened, _Mapping]] = ..., draw: _Optional[int] = ..., headers: _Optional[_Iterable[_Union[UnrollHeader, _Mapping]]] = ..., inserted_items: _Optional[int] = ..., sampled_items: _Optional[int] = ..., items: _Optional[int] = ..., waited_s: _Optional[float] = ..., reason: _Optional[str] = ..., unknown_keys: _Optional[int] = ..., padding: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class CheckpointRequest(_message.Message):
-    __slots__ = ("protocol", "table", "round")
+    __slots__ = ("protocol", "table", "round", "keep_rounds")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     table: str
     round: int
-    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
+    keep_rounds: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, protocol: _Optional[int] = ..., table: _Optional[str] = ..., round: _Optional[int] = ..., keep_rounds: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CheckpointReply(_message.Message):
     __slots__ = ("items", "took_s")

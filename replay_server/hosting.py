@@ -180,7 +180,7 @@ class Hosted(Generic[T]):
     def _check_seq(self, token: object, life: Life, seq: int) -> None:
         self.check_open()
         if self._taken_over(token, life[0]):
-            raise ItemRejectedError(f"another stream took over slot {life[0]} of table {self.name!r}")
+            raise SeatLostError(f"another stream took over slot {life[0]} of table {self.name!r}")
         expected = self.table.next_seq_sent(*life)
         if seq > expected:
             raise ItemRejectedError(f"table {self.name!r} expects seq {expected} of slot {life[0]}, not {seq}")
@@ -204,7 +204,7 @@ class Hosted(Generic[T]):
             if line:
                 _wake_if_allowed(line[0])
         if self._taken_over(token, life[0]):
-            raise ItemRejectedError(f"another stream took over slot {life[0]} of table {self.name!r}")
+            raise SeatLostError(f"another stream took over slot {life[0]} of table {self.name!r}")
 
     # ------------------------------------------------------------------------------------------ waiting
 

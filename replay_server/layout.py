@@ -21,7 +21,7 @@ MAX_BLOCK_ROWS = 1 << 23
 MAX_LIVES = 16384
 """Lives that a table knows at once."""
 
-HEADER_WORDS, BLOCK_WORDS, WRITER_WORDS = 16, 16, 4
+HEADER_WORDS, BLOCK_WORDS, WRITER_WORDS = 24, 16, 4
 """Of 8 bytes, in the header and in a line of blocks and of writers: ring_files.py says what they hold."""
 
 

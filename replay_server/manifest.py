@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,9 +29,11 @@ from replay_server.ring import Ring
 from replay_server.ring_files import BOOT, RESTORING, RESTORING_HEAD, START, RingFiles, boot_id
 
 MAGIC = b"shoal-m1"
-NAME = re.compile(r"manifest-(\d{12})(-round)?")
+NAME = re.compile(r"manifest-(\d{12})(-round(\d+))?")
 KEPT = 2
-"""So many of each kind: of the regular ones, and of those of a round."""
+"""So many of each kind: of the regular ones, and of those of a round ..."""
+MOST_KEPT_ROUNDS = 16
+"""... beside as many that a learner's checkpoints still go back to."""
 ITEMS = BLOCK_WORDS - 1
 """A word of a block's line in a manifest: how many items it has. The ring's own lines do not say it."""
 
@@ -148,11 +151,11 @@ class Manifests:
         paths = self._paths()
         return paths[0].stat().st_mtime if paths else None
 
-    def write(self, manifest: Manifest) -> None:
-        """Return when the disk has it; older ones than `KEPT` of its kind go."""
+    def write(self, manifest: Manifest, keep: Collection[int] = ()) -> None:
+        """Return when the disk has it; older ones than `KEPT` of its kind go, but for those of the rounds to `keep`."""
         body = msgpack.packb(asdict(manifest))
         head = MAGIC + struct.pack("<Q", len(body))
-        path = self.folder / f"manifest-{manifest.number:012d}{'' if manifest.round is None else '-round'}"
+        path = self.folder / f"manifest-{manifest.number:012d}{'' if manifest.round is None else f'-round{manifest.round}'}"
         temporary = self.folder / f".{path.name}"
         try:
             with temporary.open("wb") as file:
@@ -164,8 +167,10 @@ class Manifests:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(self.folder)
-        for old in [old for old in self._paths() if old.name.endswith("-round") == (manifest.round is not None)][KEPT:]:
-            old.unlink(missing_ok=True)
+        kept = sorted(keep)[-MOST_KEPT_ROUNDS:]
+        for old in [old for old in self._paths() if (_round(old) is None) == (manifest.round is None)][KEPT:]:
+            if _round(old) not in kept:
+                old.unlink(missing_ok=True)
 
     def newest(self, round_: int | None = None, number: int | None = None) -> tuple[Manifest | None, list[str]]:
         """The newest manifest (of a round, or of that number) that is whole, and what is wrong with newer ones."""
@@ -203,6 +208,11 @@ class Manifests:
 
 def _number(path: Path) -> int:
     return int(path.name.split("-")[1])
+
+
+def _round(path: Path) -> int | None:
+    found = NAME.fullmatch(path.name)
+    return int(found[3]) if found and found[3] else None
 
 
 def read(path: Path) -> Manifest:

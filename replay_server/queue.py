@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.errors import ItemRejectedError, ReplayError
+from core.errors import ItemRejectedError, ReplayError, SeatLostError
 from core.specs import Signature
 from core.types import Array, Columns, UnrollHeader
 from replay_server.reports import TableStats
@@ -73,7 +73,7 @@ class RoundQueue(Table):
         self._next_round = round + 1
 
     def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
-        """Write an unroll to its place; False for a known duplicate. ItemRejectedError: no place, or a wrong size."""
+        """Write an unroll to its place; False for a known duplicate. SeatLostError: no place. ItemRejectedError: a wrong size."""
         slot = header.slot
         if not self._is_new(slot, incarnation, seq):
             return False
@@ -157,7 +157,7 @@ class RoundQueue(Table):
         """The open round that waits, or waited, for `slot`."""
         current = self._rounds.get(round)
         if current is None or slot not in current.place or slot in current.dropped:
-            raise ItemRejectedError(f"slot {slot} has no place in round {round}: {self._why_not(round)}; join again")
+            raise SeatLostError(f"slot {slot} has no place in round {round}: {self._why_not(round)}; join again")
         return current
 
     def _why_not(self, round: int) -> str:

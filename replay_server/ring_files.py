@@ -2,7 +2,7 @@
 
 All words are int64; the arrays are files where the ring is to outlive its process.
 
-    header   [16]         tail, layout version, cells, before, after, epoch, and below
+    header   [24]         tail, layout version, cells, before, after, epoch, and below; the last ones are free
     blocks   [n, 16]      commit, start, envs, rows, low, slot, incarnation, closed, first round; free if start < tail
     writers  [lives, 4]   slot, incarnation, first round, seq of open lives whose blocks are all evicted; free if seq 0
     priority [cells]      float32, before the exponent: prioritised tables only
@@ -30,10 +30,10 @@ from replay_server.dedupe import Life
 from replay_server.layout import BLOCK_WORDS, HEADER_WORDS, WRITER_WORDS, RingLayout
 from replay_server.storage import Allocator
 
-VERSION = 2
+VERSION = 3
 BOOT, SELECTOR, RECORDS = 6, 7, 8
 """Two records of (tail, evicted); word `selector` says which one holds."""
-MAX_PRIORITY, SAMPLED, RESTORING, RESTORING_HEAD = range(12, 16)
+MAX_PRIORITY, SAMPLED, RESTORING, RESTORING_HEAD, LEARNER = range(12, 17)
 
 COMMIT, START, ENVS, ROWS, LOW, SLOT, INCARNATION, CLOSED, FIRST_ROUND = range(9)
 FILLED_BITS = 24
@@ -126,6 +126,15 @@ class RingFiles:
     @sampled.setter
     def sampled(self, value: int) -> None:
         self.header[SAMPLED] = value
+
+    @property
+    def learner(self) -> int:
+        """The incarnation of the learner whose table it is; 0: nobody's."""
+        return unsigned(int(self.header[LEARNER]))
+
+    @learner.setter
+    def learner(self, incarnation: int) -> None:
+        self.header[LEARNER] = signed(incarnation)
 
     @property
     def evicted_record(self) -> tuple[int, int]:

@@ -51,7 +51,6 @@ class SampleStream:
         yield pb.SampleReply(opened=told).SerializeToString()
         if self._opened.headers:
             self._hosted.listener = self
-            self._hosted.learner = self._opened.learner or self._hosted.learner
             if table.definition.staged:
                 table.tell_staged_again()  # what an earlier stream was told may never have arrived
                 requests = self._between_news(requests)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from core import rpc, rpc_server
@@ -53,7 +53,7 @@ class ExperienceService:
             return
         for name in self._data_dir.tables():
             table = ReplayTable.reopen(self._data_dir, name)
-            self.host(name, table)
+            self.host(name, table, table.ring.files.learner)
             logger.info("table %r: %d items are back", name, table.stats().items)
 
     def leave_free(self, free_bytes: int | None) -> None:
@@ -69,6 +69,8 @@ class ExperienceService:
         written_s = table.folder.newest_manifest_s if isinstance(table, ReplayTable) and table.durable else None
         if written_s is not None:
             hosted.manifest_s -= max(0.0, time.time() - written_s)
+        if isinstance(table, ReplayTable):
+            table.ring.files.learner = learner  # a server that is started again still refuses a former learner's actors
         self._tables[name] = hosted
         return hosted
 
@@ -208,15 +210,15 @@ class ExperienceService:
         """Write a manifest of the table as it is now."""
         rpc.check_protocol(request.protocol, context.peer())
         started_s = self._clock.now_s()
-        items = await self.write_manifest(request.table, request.round)
+        items = await self.write_manifest(request.table, request.round, request.keep_rounds)
         return pb.CheckpointReply(items=items, took_s=self._clock.now_s() - started_s)
 
-    async def write_manifest(self, name: str, round_: int | None) -> int:
+    async def write_manifest(self, name: str, round_: int | None, keep: Sequence[int] = ()) -> int:
         """Taken at once, written beside the loop. Returns the items in it."""
         async with self._replay(name).writing:
             hosted = self._replay(name)  # after a rollback it is not the one that it was
             taken_s = self._clock.now_s()
-            write = hosted.table.folder.checkpoint(round_)
+            write = hosted.table.folder.checkpoint(round_, tuple(keep))
             manifest = await asyncio.get_running_loop().run_in_executor(None, write)
             hosted.manifest_s = taken_s
         return manifest.items

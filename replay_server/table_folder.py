@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,8 +184,8 @@ class TableFolder:
 
     # ------------------------------------------------------------------------------------------ manifests
 
-    def checkpoint(self, round_: int | None) -> Callable[[], Manifest]:
-        """The manifest of now; the callable writes it and may run in any one thread."""
+    def checkpoint(self, round_: int | None, keep: Collection[int] = ()) -> Callable[[], Manifest]:
+        """The manifest of now; the callable writes it, and may run in any one thread. Those of rounds to `keep` stay."""
         taken = manifests.take(self.ring, self._manifests.next_number, round_)
         self._manifests.next_number += 1
 
@@ -193,7 +193,7 @@ class TableFolder:
             try:
                 if self.durable:
                     self._allocator.sync()
-                self._manifests.write(taken)
+                self._manifests.write(taken, keep)
             except OSError as error:
                 raise ReplayError(f"no manifest can be written in {self.path}: {error}; free space there") from error
             return taken

@@ -44,9 +44,12 @@ class Far:
 
     def wait(self, words: str, times: int = 1) -> None:
         """Until the learner has said so."""
-        wait_until(
-            lambda: self._log.exists() and len(re.findall(words, self._log.read_text())) >= times, self.run, words
-        )
+
+        def said() -> bool:
+            assert times == 1 or self.actor.poll() is None, (self.folder / "far.log").read_text()
+            return self._log.exists() and len(re.findall(words, self._log.read_text())) >= times
+
+        wait_until(said, self.run, words)
 
     def wait_for_progress(self) -> None:
         """Until more was learned than now."""

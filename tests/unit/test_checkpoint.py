@@ -208,7 +208,9 @@ def test_a_failed_write_says_what_is_left(tmp_path: Path) -> None:
 
 def change_meta(path: Path, **changes: Any) -> None:
     meta = json.loads((path / "meta.json").read_text())
-    (path / "meta.json").write_text(json.dumps({**meta, **changes}))
+    meta = {name: value for name, value in {**meta, **changes}.items() if name != "meta_sha256"}
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+    (path / "meta.json").write_text(json.dumps({**meta, "meta_sha256": hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def test_damaged_tensors_are_noticed(tmp_path: Path) -> None:
@@ -243,16 +245,27 @@ def test_damaged_meta_is_told_and_never_stops_a_run(text: str, tmp_path: Path) -
 def test_other_formats_and_lost_parts_are_told(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     change_meta(path, format=99)
-    with pytest.raises(CheckpointError, match="has format 99, this Shoal reads 2"):
+    with pytest.raises(CheckpointError, match="has format 99, this Shoal reads 3"):
         checkpoint.read(path)
-    change_meta(path, format=2, state={"mean": {"__tensor__": "state/gone"}})
+    change_meta(path, format=3, state={"mean": {"__tensor__": "state/gone"}})
     with pytest.raises(CheckpointError, match="is damaged: 'state/gone' is missing"):
         checkpoint.read(path)
+
+
+def test_one_changed_digit_of_meta_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, 12.5)
+    write(tmp_path, 2, 13.5)
+    text = (path / "meta.json").read_text()
+    (path / "meta.json").write_text(text.replace("12.5", "92.5"))
+    with pytest.raises(CheckpointError, match=r"cannot read checkpoint .*: meta.json is damaged: its sha256 does not"):
+        checkpoint.read(path)
+    assert checkpoint.best(tmp_path).name == "000000000002"
 
 
 def test_random_damage_gives_the_same_checkpoint_or_an_error(tmp_path: Path, rng: np.random.Generator) -> None:
     path = write(tmp_path, 1)
     whole = (path / "meta.json").read_bytes()
+    meta = checkpoint.read(path).meta
     for _ in range(50):
         data = bytearray(whole)
         data[rng.integers(len(data))] = rng.integers(256)
@@ -261,7 +274,7 @@ def test_random_damage_gives_the_same_checkpoint_or_an_error(tmp_path: Path, rng
             read = checkpoint.read(path)
         except CheckpointError:
             continue
-        assert read.tensors["network"].shape == (4,)
+        assert read.meta == meta
 
 
 @pytest.mark.parametrize("tensors", [b"", b"\xff" * 64])

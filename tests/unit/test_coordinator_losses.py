@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from core.errors import ItemRejectedError
+from core.errors import SeatLostError
 from core.types import UnrollHeader
+from learner.coordinator import JOINING_S
 from learner.rounds import Seat
-from tests.unit.coordinating import GRACE_S, START_S, Run, T
+from tests.unit.coordinating import GRACE_S, Run, T
 
 
 def test_a_replacement_repeats_what_its_slot_owes() -> None:
@@ -51,7 +52,7 @@ def test_after_the_grace_rounds_go_on_without_the_slot() -> None:
     run.publish(1)
     run.deliver(1, 1)
     assert run.batch() == [(0, 1)]
-    with pytest.raises(ItemRejectedError, match="join again"):
+    with pytest.raises(SeatLostError, match="join again"):
         run.deliver(2, 1)
 
 
@@ -79,7 +80,7 @@ def test_an_actor_that_dies_before_its_weights_stream_stands_is_not_waited_for_f
     seat = run.coordinator.join(2, "host", 2)
     assert run.coordinator.actors[seat.slot].state == "joining"
     run.deliver(1, 0)
-    run.clock.advance(START_S)
+    run.clock.advance(JOINING_S)
     run.coordinator.tick()
     assert run.coordinator.actors[seat.slot].state == "joining"
     run.clock.advance(0.1)

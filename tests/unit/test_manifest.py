@@ -15,7 +15,7 @@ import pytest
 
 from core.errors import ConfigError, ReplayError
 from replay_server.data_dir import DataDir
-from replay_server.manifest import Manifests, read, take
+from replay_server.manifest import MOST_KEPT_ROUNDS, Manifests, read, take
 from replay_server.ring_files import RESTORING, RingFiles
 from replay_server.service import ExperienceService
 from tests.unit.dying_server import DyingServer
@@ -36,7 +36,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, round_: int | None
     server.table.sample(16, server.rng)
     taken = take(server.table.ring, 7, round_)
     Manifests(server.folder).write(taken)
-    assert read(file_of(server, 7, "" if round_ is None else "-round")) == taken
+    assert read(file_of(server, 7, "" if round_ is None else f"-round{round_}")) == taken
     ring = server.table.ring
     assert (taken.tail, taken.head, taken.evicted, taken.sampled) == (ring.tail, ring.head, ring.evicted, 16)
     assert taken.items == ring.items
@@ -82,11 +82,27 @@ def test_two_of_each_kind_are_kept(tmp_path: Path) -> None:
     server = DyingServer(tmp_path)
     for n in range(8):
         server.table.folder.checkpoint(n if n % 2 else None)()
-    assert kept(server) == [f"manifest-{n:012d}{kind}" for n, kind in ((5, ""), (6, "-round"), (7, ""), (8, "-round"))]
+    assert kept(server) == [f"manifest-{n:012d}{kind}" for n, kind in ((5, ""), (6, "-round5"), (7, ""), (8, "-round7"))]
     server.table.folder.checkpoint(None)()
-    assert kept(server)[0] == "manifest-000000000006-round"
+    assert kept(server)[0] == "manifest-000000000006-round5"
     assert Manifests(server.folder).rounds() == [5, 7]
     assert Manifests(server.folder).next_number == 10
+
+
+def test_those_that_checkpoints_go_back_to_are_kept(tmp_path: Path) -> None:
+    server = DyingServer(tmp_path)
+    folder = server.table.folder
+    for round_ in (3, 6):
+        folder.checkpoint(round_)()
+    for round_ in range(9, 18, 3):  # their checkpoints could not be written
+        folder.checkpoint(round_, keep=[3, 6])()
+    assert Manifests(server.folder).rounds() == [3, 6, 12, 15]
+    folder.checkpoint(18, keep=range(100, 200))()
+    assert Manifests(server.folder).rounds() == [15, 18]
+    folder.checkpoint(21, keep=range(100))()
+    for round_ in range(1000, 1030):
+        folder.checkpoint(round_, keep=range(1000, 1030))()
+    assert len(Manifests(server.folder).rounds()) <= MOST_KEPT_ROUNDS + 2
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -108,7 +124,7 @@ def test_a_rollback_is_exact_and_forgets_the_future(tmp_path: Path, durable: boo
     assert (server.table.inserted, server.table.sampled) == (before.inserted, 16)
     assert server.table.epoch != epoch
     assert server.table.next_seq(0, 7) == 11
-    assert kept(server) == ["manifest-000000000001-round"]
+    assert kept(server) == ["manifest-000000000001-round3"]
     with pytest.raises(ReplayError, match=r"'t' has no manifest of round 5; there are those of rounds \[3\]"):
         server.table.rollback(5)
     server.send(3)
@@ -162,7 +178,7 @@ def test_killed_in_the_middle_of_a_rollback_it_is_done_at_the_next_start(
     assert server.items() == items
     assert server.table.ring.files.header[RESTORING] == 0
     server.table.ring.files.header[RESTORING] = 1
-    path = file_of(server, 1, "-round")
+    path = file_of(server, 1, "-round3")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ConfigError, match="was going back to manifest 1 when its server ended") as caught:
         server.restart()
@@ -202,7 +218,7 @@ def test_a_manifest_of_a_server_that_was_killed_meanwhile_is_removed(tmp_path: P
 def test_a_folder_says_when_its_newest_manifest_was_written(tmp_path: Path) -> None:
     server = DyingServer(tmp_path)
     assert server.table.folder.newest_manifest_s is None
-    for number, kind, written_s in ((1, "", 1000.0), (2, "-round", 2000.5)):
+    for number, kind, written_s in ((1, "", 1000.0), (2, "-round5", 2000.5)):
         server.table.folder.checkpoint(5 if kind else None)()
         os.utime(file_of(server, number, kind), (0, written_s))
         server.restart()

@@ -22,7 +22,7 @@ def test_files_hold_what_a_restart_needs(tmp_path: Path, rng: np.random.Generato
     ring = Ring(spec, layout, FileAllocator(tmp_path))
     twin = run(ring, [1, 2, 3], many_ops(rng, 100), rng)
     header, blocks = np.fromfile(tmp_path / "header", np.int64), np.fromfile(tmp_path / "blocks", np.int64)
-    assert header[:6].tolist() == [ring.tail, 2, 300, 1, 2, ring.files.epoch]
+    assert header[:6].tolist() == [ring.tail, 3, 300, 1, 2, ring.files.epoch]
     lines = blocks.reshape(-1, 16)
     lines = lines[(lines[:, words.COMMIT] != 0) & (lines[:, words.START] >= ring.tail)]
     assert sorted(lines[:, words.START]) == [block.start for block in ring._order]

@@ -118,12 +118,24 @@ def test_slot_whose_grace_is_over_is_not_given_to_a_joiner() -> None:
 def test_wanted_slot_is_given_if_it_is_lost_or_was_never_taken() -> None:
     rounds = Rounds(0, 10.0, expected=3)
     assert rounds.join(1, 0.0, wanted_slot=2) == Seat(2, 0)
+    rounds.acts(2, 1)
     assert rounds.join(2, 0.0, wanted_slot=2) == Seat(0, 0)
     assert rounds.join(3, 0.0, wanted_slot=77) == Seat(1, 0)
     for slot in (0, 1, 2):
         rounds.lost(slot, (2, 3, 1)[slot], 0.0)
     assert rounds.join(4, 1.0, wanted_slot=1) == Seat(1, 0)
     assert rounds.join(5, 1.0) == Seat(0, 0)
+
+
+def test_who_never_came_to_act_loses_the_slot_to_whoever_wants_it() -> None:
+    rounds = Rounds(0, 10.0, expected=2)
+    assert rounds.join(1, 0.0, wanted_slot=0) == Seat(0, 0)  # killed before its stream stood
+    assert rounds.join(2, 0.1) == Seat(1, 0)  # wants none: it is not given that of one who joins
+    assert rounds.join(3, 0.2, wanted_slot=0) == Seat(0, 0)
+    rounds.acts(0, 1)  # of the former life: too late
+    assert rounds.join(4, 0.3, wanted_slot=0) == Seat(0, 0)
+    rounds.acts(0, 4)
+    assert rounds.join(5, 0.4, wanted_slot=0) == Seat(2, 1)
 
 
 def test_with_everybody_gone_the_learner_waits_for_a_joiner() -> None:
