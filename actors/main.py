@@ -21,7 +21,6 @@ from google.protobuf.message import Message
 from actors.exporter import Exporter
 from actors.replayer import Replayer
 from actors.unroller import Unroller
-from actors.watchdog import Busy, watched
 from actors.weights import WeightsReceiver
 from core import envs as vector
 from core import rpc
@@ -42,6 +41,7 @@ from core.runspec import RunSpec
 from core.security import Security, from_environment, is_loopback
 from core.stream import InsertStream
 from core.types import Async, Columns, Recorded, Task, UnrollHeader
+from core.watchdog import Busy, watched
 from protos import learner_pb2 as pb
 
 JOIN_TIMEOUT_S = 60.0
@@ -182,12 +182,30 @@ class Actor:
             on_end=self._stream.cancel,
         )
         self._stream.when_broken(self._weights.fail)
-        self._busy = Busy()
-        import_modules(run.imports)
+        self._envs: vector.Env | None = None
+        self._version = -1
+        self._waited_acks_s = 0.0
+        self._lost_rows = 0
+
+    def run(self) -> str:
+        """Unroll until the run is over; returns why it is."""
+        busy = Busy(lambda: f"the making of environment {self._run.env!r}")
+        with watched(busy, self._run.step_deadline_s):
+            self._prepare(busy)
+            self._exporter.joined()
+            while self._unroll():
+                self._round += 1
+        return self._weights.finished or "closed"
+
+    def _prepare(self, busy: Busy) -> None:
+        """Environments, network, and what unrolls the one with the other."""
+        run = self._run
+        with busy:
+            import_modules(run.imports)
+            self._envs = envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs, run.env_wrappers)
+            spec = vector.spec_of(run.env, envs)
         self._algorithm = make(run.algorithm, run.settings)
         seed = self._seed_of(self._round)
-        envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs, run.env_wrappers)
-        spec = vector.spec_of(run.env, envs)
         self._network = self._algorithm.network(spec)
         self._flat = flatten(self._network)
         if self._flat.manifest() != run.manifest:
@@ -200,19 +218,7 @@ class Actor:
         if isinstance(collect, Recorded):
             self._unroller = Replayer(spec, collect, run.envs_per_actor, self._slot, run.slots, seed)
         else:
-            self._unroller = Unroller(envs, spec, collect, seed, self._busy)
-        self._envs = envs
-        self._version = -1
-        self._waited_acks_s = 0.0
-        self._lost_rows = 0
-
-    def run(self) -> str:
-        """Unroll until the run is over; returns why it is."""
-        self._exporter.joined()
-        with watched(self._busy, self._run.step_deadline_s, self._unroller.situation):
-            while self._unroll():
-                self._round += 1
-        return self._weights.finished or "closed"
+            self._unroller = Unroller(envs, spec, collect, seed, busy)
 
     def _unroll(self) -> bool:
         run, started_s = self._run, time.perf_counter()
@@ -279,7 +285,8 @@ class Actor:
         self._weights.close()
         self._stream.close()
         self._channel.close()
-        self._envs.close()
+        if self._envs is not None:
+            self._envs.close()
 
 
 LONGEST_ROUND_S = 3600.0

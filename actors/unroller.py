@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from actors.watchdog import Busy
 from core import envs as vector
 from core.atari import LIFE_LOST
 from core.errors import EnvironmentFailedError
 from core.specs import EnvSpec
 from core.types import Array, Columns, Episode, Episodes, Policy, Rows
+from core.watchdog import Busy
 
 
 class Unroller:
@@ -22,7 +22,9 @@ class Unroller:
     def __init__(
         self, envs: vector.Env, spec: EnvSpec, collect: Rows | Episodes, seed: int, busy: Busy | None = None
     ) -> None:
-        self._envs, self._spec, self._collect, self._busy = envs, spec, collect, busy or Busy()
+        self._envs, self._spec, self._collect = envs, spec, collect
+        self._busy = busy or Busy(self._situation)
+        self._busy.situation = self._situation
         self._rows = collect.rows if isinstance(collect, Rows) else collect.max_rows
         T, B = self._rows, envs.num_envs
         self._obs = np.zeros((T + 1, B, *spec.observation.shape), spec.observation.dtype)
@@ -42,8 +44,7 @@ class Unroller:
         self._seed = seed
         self._begin(seed)
 
-    def situation(self) -> str:
-        """Where the environments are, for a message."""
+    def _situation(self) -> str:
         return f"environment {self._spec.id!r} (seed {self._seed}, last action {_brief(self._action[self._row_at])})"
 
     def _begin(self, seed: int | None) -> None:

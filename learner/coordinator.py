@@ -112,7 +112,9 @@ class Coordinator:
         """
         host = "".join(c if c.isprintable() else "?" for c in host[:MOST_HOST_CHARACTERS])
         actors = self.rounds.actors_with(incarnation, self._clock.now_s(), wanted_slot)
-        too_many = f"it would be the actor {actors:,}; a learner has at most {MOST_SEATS:,}" if actors > MOST_SEATS else None
+        too_many = (
+            f"it would be the actor {actors:,}; a learner has at most {MOST_SEATS:,}" if actors > MOST_SEATS else None
+        )
         ConfigError.raise_if(filter(None, [too_many, self.why_refused(actors)]))
         seat = self.rounds.join(incarnation, self._clock.now_s(), wanted_slot)
         self._lives[seat.slot] += 1

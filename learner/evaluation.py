@@ -14,6 +14,7 @@ from core.evaluate import evaluate
 from core.rl.optim import Flat, flatten
 from core.specs import EnvSpec
 from core.types import Task
+from core.watchdog import Busy, watched
 
 MAX_ENVS = 20
 
@@ -53,3 +54,13 @@ class Evaluator:
         """Close the environments."""
         if self._envs is not None:
             self._envs.close()
+
+
+def look_at_environment(config: Config) -> EnvSpec:
+    """What the run's environment is; ends this process where it hangs when it is made. Raises ConfigError."""
+    busy = Busy(lambda: f"the making of environment {config.env!r}")
+    with watched(busy, config.faults.step_deadline_s), busy:
+        envs = vector.make(config.env, 1, config.env_kwargs, config.env_wrappers)
+        spec = vector.spec_of(config.env, envs)
+        envs.close()
+    return spec

@@ -176,7 +176,8 @@ class ReplayLink:
     def checkpoint(self, round_: int, keep: Sequence[int] = ()) -> bool:
         """Have the table write what `round_` goes back to; False where it is kept in memory only.
 
-        What it wrote for the rounds to `keep` stays: checkpoints go back to them. A server that is away is waited for. Raises what it answers, and DeadlineError where it stays away.
+        What it wrote for the rounds to `keep` stays: checkpoints go back to them. A server that is away is waited for.
+        Raises what it answers, and DeadlineError where it stays away.
         """
         if self.kept:
             request = pb.CheckpointRequest(protocol=rpc.PROTOCOL, table=self._name, round=round_, keep_rounds=keep)

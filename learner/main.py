@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from core import envs as vector
 from core.algorithms import make
 from core.algorithms.contract import Algorithm
 from core.algorithms.signature import item_signature
@@ -32,7 +31,7 @@ from core.rl.optim import flatten
 from core.security import from_environment
 from core.types import Async, Episodes, Lag, Plan, Recorded, Replay, Rows
 from learner.checkpoints import Checkpoints, Start
-from learner.evaluation import Evaluator
+from learner.evaluation import Evaluator, look_at_environment
 from learner.page import Page, serve
 from learner.progress import Progress
 from learner.recorder import Recorder
@@ -114,9 +113,7 @@ class Learner:
         """Whether the run is to go on in another life of the learner: actors are not told that it is over."""
         self._device = _device(config)
         torch.set_num_threads(config.learner_threads or max(1, _cores() - config.actors))
-        envs = vector.make(config.env, 1, config.env_kwargs, config.env_wrappers)
-        self._spec = vector.spec_of(config.env, envs)
-        envs.close()
+        self._spec = look_at_environment(config)
         torch.manual_seed(config.seed)
         self._network = algorithm.network(self._spec)
         self._signature = item_signature(algorithm, self._network, self._spec, config.envs_per_actor)

@@ -49,6 +49,7 @@ class Recorder:
         self._began_env_steps = progress.env_steps
         take_back(run_dir / "metrics.jsonl", progress.env_steps)
         self._told_full = False
+        self._slots: list[int] | None = None
         self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
         if page is not None:
             page.read((run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -90,13 +91,20 @@ class Recorder:
             actors_act_share=shares.actors_act,
         )
         curves = {**self.figures, **_present(table_fill=now.table_fill), **progress.algorithm}
-        line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **curves}
+        line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **curves, **self._changed_slots(now)}
         self._tell_page(now)
         self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice})
         self.exporter.run(self.figures, progress, now)
         self.exporter.bottleneck(self.verdict.part)
         self._log(force)
         self._to_board(curves)
+
+    def _changed_slots(self, now: Status) -> dict[str, list[int]]:
+        """Who has a seat, where others had one in the line before: a launcher finds those that hang."""
+        slots = [seated.slot for seated in now.seated]
+        changed = slots != self._slots
+        self._slots = slots
+        return {"slots": slots} if changed else {}
 
     def _tell_page(self, now: Status) -> None:
         if self._page is not None:

@@ -155,7 +155,10 @@ class Manifests:
         """Return when the disk has it; older ones than `KEPT` of its kind go, but for those of the rounds to `keep`."""
         body = msgpack.packb(asdict(manifest))
         head = MAGIC + struct.pack("<Q", len(body))
-        path = self.folder / f"manifest-{manifest.number:012d}{'' if manifest.round is None else f'-round{manifest.round}'}"
+        path = (
+            self.folder
+            / f"manifest-{manifest.number:012d}{'' if manifest.round is None else f'-round{manifest.round}'}"
+        )
         temporary = self.folder / f".{path.name}"
         try:
             with temporary.open("wb") as file:

@@ -73,7 +73,10 @@ class RoundQueue(Table):
         self._next_round = round + 1
 
     def insert(self, incarnation: int, seq: int, header: UnrollHeader, columns: Columns, size: Size) -> bool:
-        """Write an unroll to its place; False for a known duplicate. SeatLostError: no place. ItemRejectedError: a wrong size."""
+        """Write an unroll to its place; False for a known duplicate.
+
+        SeatLostError: it has no place. ItemRejectedError: its size is wrong.
+        """
         slot = header.slot
         if not self._is_new(slot, incarnation, seq):
             return False

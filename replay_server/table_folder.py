@@ -185,7 +185,10 @@ class TableFolder:
     # ------------------------------------------------------------------------------------------ manifests
 
     def checkpoint(self, round_: int | None, keep: Collection[int] = ()) -> Callable[[], Manifest]:
-        """The manifest of now; the callable writes it, and may run in any one thread. Those of rounds to `keep` stay."""
+        """The manifest of now; the callable writes it and may run in any one thread.
+
+        Those of the rounds to `keep` stay.
+        """
         taken = manifests.take(self.ring, self._manifests.next_number, round_)
         self._manifests.next_number += 1
 

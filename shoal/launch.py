@@ -11,13 +11,14 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from core import checkpoint
 from core.config import Config
 from core.errors import ConfigError, PeerLostError, ShoalError, TransportError, another_life_may_help
+from shoal.arguments import of_actor, of_learner
 from shoal.data_place import sweep
 from shoal.endings import error, error_of, report
+from shoal.hung import Away, GivenUp
 from shoal.live import View, plural
 from shoal.processes import Children, Process, Processes
 from shoal.progress import Progress, Tail
@@ -25,10 +26,10 @@ from shoal.replay_child import ReplayChild
 from shoal.restarts import Restarts
 from shoal.run_dir import RunDir
 from shoal.signals import signals
-from shoal.sockets import socket_folder
+from shoal.sockets import LEARNER, REPLAY, answers, socket_folder
 
 TICK_S = 0.1
-CHECKPOINT_S, PREEMPTED_S = 2.0, 8.0
+CHECKPOINT_S, PREEMPTED_S = 2.0, 7.0
 """After Ctrl-C, and after SIGTERM, how long the learner has to write its checkpoint and go."""
 CHECKPOINT_AFTER_FAILURE_S = 30.0
 IN_ORDER = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
@@ -36,7 +37,10 @@ IN_ORDER = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
 GOODBYE_S = 0.5
 """How long the others have once the learner is gone ..."""
 MANIFEST_S = 10.0
-"""... or, where the replay server's tables are kept, it needs for its last manifest."""
+"""... or, where the replay server's tables are kept, it needs for its last manifest ..."""
+ALL_PREEMPTED_S = 9.0
+"""... but all have to be gone so long after SIGTERM."""
+LOOK_EVERY_S = 1.0
 _IN_MEMORY = "Its tables were in its memory and are gone; with --data-dir DIR it would be started again with them."
 
 
@@ -63,16 +67,17 @@ class Launch:
         self._learner_arguments, self._actor_arguments = learner_arguments, actor_arguments
         self._progress = Progress(config.algorithm, config.env, config.env_steps, config.target_return)
         self._metrics = Tail(run.metrics)
-        self._old_records = self._heard = 0
+        self._old_records = 0
         self._early_notes: list[str] = []
         self._restarts = Restarts(config.faults.restarts)
-        self._given_up: set[str] = set()
+        self._given_up, self._away = GivenUp(), Away(config.faults.learner_patience_s)
+        self._next_look_s = 0.0
         self._wanted = config.actors
         self._actors: dict[str, Process] = {}
         self._failure: ShoalError | None = None
         self._signal: int | None = None
         self._interrupted = False
-        self._kill_at_s = math.inf
+        self._kill_at_s = self._gone_by_s = math.inf
         self._over = False
         self._learner_port: int | None = None
         self._told_page = True  # there is no learner yet that could tell
@@ -84,8 +89,7 @@ class Launch:
         """
         with socket_folder() as folder, signals(self.stop), contextlib.ExitStack() as stack:
             self._folder = folder
-            replay_socket = folder / "replay.sock"
-            self._replay = ReplayChild(self._config, self._children, self._run, replay_socket, stack, self._resume)
+            self._replay = ReplayChild(self._config, self._children, self._run, folder / REPLAY, stack, self._resume)
             sweep()
             self._take_progress()
             self._old_records = self._progress.records
@@ -96,7 +100,8 @@ class Launch:
                     self._tick()
                 self._say_goodbye()
             finally:
-                self._children.end_all(MANIFEST_S if self._config.replay_data_dir else GOODBYE_S)
+                grace_s = MANIFEST_S if self._config.replay_data_dir else GOODBYE_S
+                self._children.end_all(max(GOODBYE_S, min(grace_s, self._gone_by_s - time.monotonic())))
                 self._take_progress()
                 self._view.update(self._progress)
                 self._view.close()
@@ -107,28 +112,18 @@ class Launch:
         return self._kill_at_s < math.inf or self._over
 
     def _start_learner(self) -> None:
-        arguments = ["learner", "--config", str(self._run.config), "--run-dir", str(self._run.path)]
-        arguments += ["--socket", str(self._folder / "learner.sock"), "--supervised"]
-        if self._config.replay == "process":
-            arguments += ["--replay-address", f"unix:{self._folder / 'replay.sock'}"]
-        host, _, port = self._config.network.listen.rpartition(":")
-        arguments += ["--listen", f"{host}:{self._learner_port or port}"]  # actors that came through it come back there
-        page = self._config.network.page
-        if self._progress.page and page:  # and so do the browsers that show its page
-            arguments += ["--page", f"{page.rpartition(':')[0]}:{urlsplit(self._progress.page).port}"]
-        if self._resume:
-            arguments.append("--resume")
-        arguments += self._learner_arguments
-        self._learner, self._born = self._start(arguments), self._progress.records
+        arguments = of_learner(
+            *(self._config, self._run, self._folder),
+            port=self._learner_port,
+            page=self._progress.page,
+            resume=self._resume,
+        )
+        self._learner, self._born = self._start([*arguments, *self._learner_arguments]), self._progress.records
         self._told_page = self._config.network.page is None
 
     def _start_actor(self, slot: int) -> None:
-        place = self._actor_arguments or ["--learner", f"unix:{self._folder / 'learner.sock'}"]
-        arguments = ["actor", *place, "--slot", str(slot), "--supervised"]
-        if self._config.network.actor_metrics_port is not None:
-            arguments += ["--metrics-port", str(self._config.network.actor_metrics_port + slot)]
-            arguments += ["--metrics-host", self._config.network.metrics_host]
-        self._actors[f"actor-{slot}"] = self._start(arguments, f"actor-{slot}")
+        place = self._actor_arguments or ["--learner", f"unix:{self._folder / LEARNER}"]
+        self._actors[f"actor-{slot}"] = self._start(of_actor(self._config, slot, place), f"actor-{slot}")
 
     def scale(self, actors: int) -> None:
         """Have so many actors from now on. Those of the highest slots go."""
@@ -161,10 +156,13 @@ class Launch:
         if not self._stopping:
             self._restarts.run_due(time.monotonic())
             self._scale()
+            self._look_for_hung_actors()
         if self._replay.child is None and self._run.needs_replay.exists():
             self._start_replay()
         if self._signal is not None and not self._interrupted:
             self._interrupted = True
+            if self._signal != signal.SIGINT:
+                self._gone_by_s = time.monotonic() + ALL_PREEMPTED_S
             self._stop_learner(CHECKPOINT_S if self._signal == signal.SIGINT else PREEMPTED_S)
         if time.monotonic() >= self._kill_at_s:
             self._learner.send(signal.SIGKILL)
@@ -207,8 +205,8 @@ class Launch:
         if self._kill_at_s < math.inf or not another_life_may_help(child.code or 0):
             return
         lost = child.code in (TransportError.exit_code, PeerLostError.exit_code)
-        if lost and self._replay.child is not None and self._replay.survives:
-            self._kill_hung(self._replay.child, "the learner")
+        if lost and self._replay.child is not None and self._replay.survives and not answers(self._folder / REPLAY):
+            self._kill_hung(self._replay.child, "the learner has given it up")
         again = self._restarts.allow(child.name, time.monotonic(), self._start_learner)
         if again is None:
             return
@@ -221,28 +219,33 @@ class Launch:
         where = "from its newest checkpoint" if self._resume else "from the beginning: there is no checkpoint yet"
         self._note(child, f"{report(child)}\nIt is {again}, {where}.")
 
-    def _kill_hung(self, hung: Process, who: str) -> None:
-        """One that lives and is given up by all who waited for it: stopped, or without a processor for good."""
+    def _kill_hung(self, hung: Process, why: str) -> None:
         if hung in self._children.alive:
-            self._view.note(f"{hung.name} lives and does not answer; {who} has given it up. It is killed.")
+            self._view.note(f"{hung.name} lives and does not answer; {why}. It is killed.")
             hung.send(signal.SIGKILL)
 
     def _gave_up(self, actor: Process) -> None:
-        """Whom all actors gave up, without a word from the learner in between, hangs: first a table that is apart.
-
-        They lose a table or a learner that they had; one that gave them no seat is the learner.
-        """
-        if self._progress.records != self._heard:
-            self._heard = self._progress.records
-            self._given_up.clear()
-        self._given_up.add(actor.name)
-        heard = self._learner in self._children.alive and self._progress.records != self._born
-        if not heard or not self._left() <= self._given_up:
+        """Whom all actors gave up, without a word from the learner in between, and who does not answer, hangs."""
+        all_did = self._given_up.by_all(actor.name, self._left(), self._progress.records)
+        if not all_did or self._learner not in self._children.alive or self._progress.records == self._born:
             return
-        self._given_up.clear()
         replay = self._replay.child if self._replay.survives else None
-        lost_table = replay is not None and actor.code == PeerLostError.exit_code
-        self._kill_hung(replay if replay is not None and lost_table else self._learner, "every actor")
+        for peer, name in ((replay, REPLAY), (self._learner, LEARNER)):
+            if peer is not None and not answers(self._folder / name):
+                self._kill_hung(peer, "every actor has given it up")
+
+    def _look_for_hung_actors(self) -> None:
+        """Those that have no seat, though they live and the learner goes on."""
+        now_s = time.monotonic()
+        if (
+            now_s < self._next_look_s
+            or self._learner not in self._children.alive
+            or self._progress.records == self._born
+        ):
+            return
+        self._next_look_s = now_s + LOOK_EVERY_S
+        for actor in self._away.too_long(self._actors, self._progress.slots or (), now_s):
+            self._kill_hung(actor, "it has had no seat for long")
 
     def _left(self) -> set[str]:
         """Actors that live, or are to be started again."""

@@ -26,6 +26,7 @@ HOME = Path(__file__).resolve().parent.parent
 TAIL_BYTES = 16_384
 _PORT = re.compile(rb"^[a-z ]+ listens on [^\n]*?:(\d+)(?:,|$)", re.M)
 _PAGE = re.compile(rb"^page at (\S+)$", re.M)
+_SLOT = re.compile(rb"^joined \S+ as slot (\d+)", re.M)
 
 
 class Process(Protocol):
@@ -56,6 +57,10 @@ class Process(Protocol):
 
     def page(self) -> str | None:
         """The address of the web page that a learner said it serves; None where it did not come so far."""
+        ...
+
+    def slot(self) -> int | None:
+        """The slot that an actor said it joined as last; None where it did not come so far."""
         ...
 
     def send(self, number: int) -> None:
@@ -112,7 +117,9 @@ class Child:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self.log_start, size - TAIL_BYTES))
             text = log.read().decode(errors="replace").rstrip()
-        starts = [m.start() for m in re.finditer(r"^(error: |Traceback \(most recent call last\))", text, re.M)]
+        starts = [
+            m.start() for m in re.finditer(r"^(error: |Traceback \(most recent call last\)|Timeout \()", text, re.M)
+        ]
         if starts:
             return text[starts[0] :].removeprefix("error: ")
         return "\n".join(text.splitlines()[-lines:])
@@ -124,6 +131,10 @@ class Child:
     def page(self) -> str | None:
         """The address of the web page that a learner said it serves; None where it did not come so far."""
         return page_in(self.log, self.log_start)
+
+    def slot(self) -> int | None:
+        """The slot that an actor said it joined as last; None where it did not come so far."""
+        return slot_in(self.log, self.log_start)
 
     def send(self, number: int) -> None:
         """Send a signal, unless it ended already."""
@@ -214,19 +225,25 @@ class Children:
 def port_in(log: Path, start: int) -> int | None:
     """The TCP port that the service with this log said it listens on, in what it wrote from `start` on."""
     found = _said(_PORT, log, start)
-    return None if found is None else int(found)
+    return int(found[0]) if found else None
 
 
 def page_in(log: Path, start: int) -> str | None:
     """The address of the web page that the learner with this log said it serves."""
-    return _said(_PAGE, log, start)
+    found = _said(_PAGE, log, start)
+    return found[0].decode() if found else None
 
 
-def _said(pattern: re.Pattern[bytes], log: Path, start: int) -> str | None:
+def slot_in(log: Path, start: int) -> int | None:
+    """The slot that the actor with this log said it joined as last."""
+    found = _said(_SLOT, log, start)
+    return int(found[-1]) if found else None
+
+
+def _said(pattern: re.Pattern[bytes], log: Path, start: int) -> list[bytes]:
     with log.open("rb") as file:
         file.seek(start)
-        found = pattern.search(file.read())
-    return found[1].decode() if found else None
+        return pattern.findall(file.read())
 
 
 def describe(code: int | None) -> str:

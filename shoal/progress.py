@@ -72,6 +72,8 @@ class Progress:
     advice: str | None = None
     eval_return: float | None = None
     eval_env_steps: int | None = None
+    slots: list[int] | None = None
+    """That actors have."""
     returns: list[float] = field(default_factory=list)
     """Every mean_return so far, in order."""
     records: int = 0
@@ -117,6 +119,7 @@ _PROGRESS_FIELDS = (
     "mean_return",
     "staleness",
     "actors",
+    "slots",
     "bottleneck",
     "advice",
 )

@@ -10,8 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from core.errors import DeadlineError, ShoalError, UnavailableError
 
 PREFIX = "shoal-"
+LEARNER, REPLAY = "learner.sock", "replay.sock"
 MAX_SOCKET_PATH_BYTES = 100
 STALE_AFTER_S = 60.0
 
@@ -20,7 +24,7 @@ STALE_AFTER_S = 60.0
 def socket_folder() -> Iterator[Path]:
     """A private folder whose path leaves room for a socket's name: the kernel takes 107 bytes in all."""
     base = tempfile.gettempdir()
-    if len(os.fsencode(base)) + len(f"/{PREFIX}12345678/learner.sock") > MAX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(base)) + len(f"/{PREFIX}12345678/{LEARNER}") > MAX_SOCKET_PATH_BYTES:
         base = "/tmp"  # nosec B108 # a private folder is made in it
     remove_stale(Path(base))
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=base, ignore_cleanup_errors=True) as folder:
@@ -39,6 +43,30 @@ def remove_stale(base: Path) -> None:
                     for path in sockets:
                         path.unlink()
                     folder.rmdir()
+
+
+def answers(path: Path, timeout_s: float = 2.0) -> bool:
+    """Whether the learner or the replay server that listens there says anything at all, if only that it may not.
+
+    One that hangs does not.
+    """
+    from core import rpc  # late: where all goes well nobody asks
+    from protos import experience_pb2, learner_pb2
+
+    calls: list[tuple[Any, Any, Any]] = [
+        (learner_pb2, learner_pb2.LearnerInfoRequest(), learner_pb2.LearnerInfoReply),
+        (experience_pb2, experience_pb2.InfoRequest(), experience_pb2.InfoReply),
+    ]
+    service, request, reply = calls[path.name != LEARNER]
+    (descriptor,) = service.DESCRIPTOR.services_by_name.values()
+    with rpc.open_channel(f"unix:{path}") as channel:
+        try:
+            rpc.Client(channel, descriptor, path.stem).unary("Info", request, reply, timeout_s)
+        except (UnavailableError, DeadlineError):
+            return False
+        except ShoalError:
+            return True
+    return True
 
 
 def _is_dead(path: Path) -> bool:

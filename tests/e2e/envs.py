@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -100,11 +101,22 @@ class SlowEnv(CartPoleEnv):
 
 
 class BrokenEnv(CartPoleEnv):
-    """CartPole that goes wrong at its 40th step: it raises, gives NaN, wants too much, or hangs (with the GIL, too)."""
+    """CartPole that goes wrong at its 40th step: it raises, gives NaN, wants too much, or hangs (with the GIL, too).
+
+    Or it hangs when an actor makes it, or in its first reset.
+    """
 
     def __init__(self, how: str = "raise", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._how, self._steps = how, 0
+        if how == "hang-when-made" and "actor" in sys.argv:
+            threading.Event().wait()
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Begin, or not."""
+        if self._how == "hang-in-reset":
+            threading.Event().wait()
+        return super().reset(**kwargs)
 
     def step(self, action: Any) -> Any:
         """Fine, until it is not."""

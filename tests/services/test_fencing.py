@@ -75,9 +75,7 @@ def test_a_former_learner_that_comes_back_does_not_take_the_table_again(client: 
     insert(client, SECOND)
 
 
-def test_a_server_that_was_started_again_knows_whose_table_it_is(
-    client: rpc.Client, file_server: FileServer
-) -> None:
+def test_a_server_that_was_started_again_knows_whose_table_it_is(client: rpc.Client, file_server: FileServer) -> None:
     take(client, FIRST)
     file_server.stop()
     file_server.start()

@@ -53,7 +53,7 @@ def call(address: str, name: str, messages: Iterator[bytes], role: str | None = 
     """Send raw messages; what ended the call, None: its reply."""
     metadata = () if role is None else (("authorization", f"Bearer {TOKENS[role]}"),)
     with grpc.insecure_channel(address) as channel:
-        method = channel.stream_stream(f"/{LEARNER.full_name}/{name}")
+        method = channel.stream_stream(f"/{LEARNER.full_name}/{name}", None, None)
         try:
             for _ in method(messages, metadata=metadata, timeout=DEADLINE_S):
                 pass

@@ -82,7 +82,9 @@ def test_two_of_each_kind_are_kept(tmp_path: Path) -> None:
     server = DyingServer(tmp_path)
     for n in range(8):
         server.table.folder.checkpoint(n if n % 2 else None)()
-    assert kept(server) == [f"manifest-{n:012d}{kind}" for n, kind in ((5, ""), (6, "-round5"), (7, ""), (8, "-round7"))]
+    assert kept(server) == [
+        f"manifest-{n:012d}{kind}" for n, kind in ((5, ""), (6, "-round5"), (7, ""), (8, "-round7"))
+    ]
     server.table.folder.checkpoint(None)()
     assert kept(server)[0] == "manifest-000000000006-round5"
     assert Manifests(server.folder).rounds() == [5, 7]

@@ -1,4 +1,4 @@
-"""Ends an actor whose environment hangs: with the stacks of all threads, and a message, instead of silence.
+"""Ends a process whose environment hangs: with a message and the stacks of all threads, instead of silence.
 
 A thread looks at when the call to the environment began. A call into native code that keeps the interpreter's lock
 would stop that thread, too; for those faulthandler's own timer, which needs no interpreter, is set ahead again and
@@ -24,10 +24,10 @@ LATER_S = 5.0
 
 
 class Busy:
-    """Since when the environments have been at work; infinity: they are not."""
+    """Since when the environments have been at work; infinity: they are not. `situation` says where they are."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(self, situation: Callable[[], str], now_s: Callable[[], float] = time.monotonic) -> None:
+        self.situation, self._now_s = situation, now_s
         self.since_s = math.inf
 
     def __enter__(self) -> None:
@@ -42,11 +42,8 @@ class Busy:
 
 
 @contextlib.contextmanager
-def watched(busy: Busy, deadline_s: float | None, situation: Callable[[], str]) -> Iterator[None]:
-    """End the process where a call to the environments takes longer than the deadline; None: there is none.
-
-    `situation` says where they are: their seed, the last action.
-    """
+def watched(busy: Busy, deadline_s: float | None) -> Iterator[None]:
+    """End the process where a call to the environments takes longer than the deadline; None: there is none."""
     if deadline_s is None:
         yield
         return
@@ -59,7 +56,7 @@ def watched(busy: Busy, deadline_s: float | None, situation: Callable[[], str]) 
         while not over.wait(every_s):
             set_timer()
             if busy.lasted_s() > deadline_s:
-                _end(busy.lasted_s(), deadline_s, situation())
+                _end(busy.lasted_s(), deadline_s, busy.situation())
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)
     set_timer()
@@ -74,11 +71,11 @@ def watched(busy: Busy, deadline_s: float | None, situation: Callable[[], str]) 
 
 def _end(lasted_s: float, deadline_s: float, situation: str) -> None:
     """Not by an exception: the thread that hangs would not see it."""
-    faulthandler.dump_traceback(all_threads=True)
     print(
         f"error: {situation} has not come back for {lasted_s:.1f} s (faults.step_deadline_s {deadline_s:g}); where it "
-        "hangs is in the stacks above. Mend it, or raise the deadline where its steps may take so long",
+        "hangs is in the stacks below. Mend it, or raise the deadline where it may take so long",
         file=sys.stderr,
         flush=True,
     )
+    faulthandler.dump_traceback(all_threads=True)
     os._exit(EnvironmentFailedError.exit_code)
