@@ -82,11 +82,19 @@ def _unusable(address: str) -> errors.ConfigError:
 
 
 def add_service(
-    server: grpc.aio.Server, service: ServiceDescriptor, servicer: object, security: Security = OPEN
+    server: grpc.aio.Server,
+    service: ServiceDescriptor,
+    servicer: object,
+    security: Security = OPEN,
+    no_memory: Callable[[MemoryError], None] = lambda error: None,
 ) -> None:
-    """Serve the service's methods by the servicer's async methods of the same names, to whom `security` lets call."""
+    """Serve the service's methods by the servicer's async methods of the same names, to whom `security` lets call.
+
+    `no_memory` is told of a call that failed for want of it: a process that only fails its callers is of no use, and
+    another one may have more.
+    """
     gate = Gate(security)
-    handlers = {m.name: _handler(m, getattr(servicer, m.name), gate) for m in service.methods}
+    handlers = {m.name: _handler(m, getattr(servicer, m.name), gate, no_memory) for m in service.methods}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
 
@@ -105,23 +113,32 @@ async def first(requests: AsyncIterator[Any], nothing: Any = None) -> Any:
         raise errors.DeadlineError(f"a call's first message did not come within {FIRST_MESSAGE_S:g} s") from error
 
 
-def _handler(method: MethodDescriptor, function: Callable[..., Any], gate: Gate) -> Any:
-    parse = GetMessageClass(method.input_type).FromString
-    make: Any = grpc.stream_stream_rpc_method_handler
-    if method.client_streaming:
-        stream = hasattr(function, "framed")
-        return make(
-            _guarded_stream(function, method.name, gate), None if stream else parse, response_serializer=serialize
-        )
+def _handler(
+    method: MethodDescriptor, function: Callable[..., Any], gate: Gate, no_memory: Callable[[MemoryError], None]
+) -> Any:
+    parse: Any = GetMessageClass(method.input_type).FromString
 
     async def one(requests: AsyncIterator[bytes]) -> Any:
         return _parsed(method.name, parse, await first(requests, b""))
 
-    if method.server_streaming:
+    make: Any = grpc.stream_stream_rpc_method_handler
+    deserialize = None
+    if method.client_streaming:
+        guarded = _guarded_stream(function, method.name, gate)
+        deserialize = None if hasattr(function, "framed") else parse
+    elif method.server_streaming:
         guarded = _guarded_stream(function, method.name, gate, one)
     else:
         make, guarded = grpc.stream_unary_rpc_method_handler, _guarded_unary(function, method.name, gate, one)
-    return make(guarded, response_serializer=serialize)
+
+    async def told(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await guarded(requests, context)
+        except MemoryError as error:
+            no_memory(error)
+            raise
+
+    return make(told, request_deserializer=deserialize, response_serializer=serialize)
 
 
 def _parsed(name: str, parse: Callable[[bytes], Any], data: bytes) -> Any:

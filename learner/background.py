@@ -53,8 +53,12 @@ class LoopThread:
         try:
             function(*arguments)
         except Exception as error:
-            self.error = self.error or error
+            self.fail(error)
             raise
+
+    def fail(self, error: Exception) -> None:
+        """Something went wrong on the loop that training cannot go on with; the first one stays."""
+        self.error = self.error or error
 
     def close(self) -> None:
         """Stop the loop and join its thread."""

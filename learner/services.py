@@ -129,12 +129,10 @@ class Services:
             *(self._coordinator, self._run_spec(), self._incarnation, self._experience_address),
             *(self._news, self._waiters, self._tables),
         )
-        rpc_server.add_service(
-            self._server, learner_pb2.DESCRIPTOR.services_by_name["Learner"], service, self._security
-        )
-        rpc_server.add_service(
-            *(self._server, experience_pb2.DESCRIPTOR.services_by_name["Experience"], self._experience, self._security)
-        )
+        served: list[tuple[Any, object]] = [(learner_pb2, service), (experience_pb2, self._experience)]
+        for module, servicer in served:
+            (descriptor,) = module.DESCRIPTOR.services_by_name.values()
+            rpc_server.add_service(self._server, descriptor, servicer, self._security, self._loop.fail)
         bound = [rpc_server.bind(self._server, address, self._security) for address in addresses]
         service.address, self._experience.addresses = bound[0], bound
         await self._server.start()

@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from core import rpc_server
 from core.errors import ReplayError
@@ -133,15 +134,23 @@ async def _serve(
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def no_memory(error: MemoryError) -> None:
+        if not failed.done():
+            failed.set_exception(error)
+
     server = rpc_server.new_server(RECEIVE_BYTES)
-    rpc_server.add_service(server, pb.DESCRIPTOR.services_by_name["Experience"], service, security)
+    rpc_server.add_service(server, pb.DESCRIPTOR.services_by_name["Experience"], service, security, no_memory)
     service.addresses = [rpc_server.bind(server, address, security) for address in addresses]
     await server.start()
     print(f"replay server listens on {', '.join(service.addresses)}", flush=True)
     tasks = [asyncio.create_task(work.run()) for work in repeating]
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
+    others: set[asyncio.Future[Any]] = {stopping, failed, *tasks}
+    await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+    ended: list[asyncio.Future[None]] = [failed, *tasks]
+    for task in ended:
         if task.done():
             task.result()  # raises what ended it
         task.cancel()

@@ -248,3 +248,24 @@ def test_binding_tells_the_real_port(serving: Serving) -> None:
     tcp, unix = serving.loop.call(bind(), 10.0)
     assert int(tcp.removeprefix("127.0.0.1:")) > 0
     assert unix == serving.address
+
+
+def test_a_call_that_fails_for_want_of_memory_is_told(serving: Serving) -> None:
+    told: list[MemoryError] = []
+    full = Servicer()
+    full.error = MemoryError("no more")
+
+    async def start() -> grpc.aio.Server:
+        server = rpc_server.new_server()
+        rpc_server.add_service(server, EXPERIENCE, full, no_memory=told.append)
+        rpc_server.bind(server, serving.address)
+        await server.start()
+        return server
+
+    server = serving.loop.call(start(), 10.0)
+    with rpc.open_channel(serving.address) as channel:
+        client = rpc.Client(channel, EXPERIENCE, "the server")
+        with pytest.raises(errors.TransportError, match="failed inside"):
+            client.unary("Info", pb.InfoRequest(), pb.InfoReply, 10.0)
+    serving.loop.call(server.stop(None), 10.0)
+    assert [str(error) for error in told] == ["no more"]
