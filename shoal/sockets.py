@@ -17,7 +17,7 @@ from core.errors import DeadlineError, ShoalError, UnavailableError
 PREFIX = "shoal-"
 LEARNER, REPLAY = "learner.sock", "replay.sock"
 MAX_SOCKET_PATH_BYTES = 100
-STALE_AFTER_S = 60.0
+STALE_AFTER_S, EMPTY_AFTER_S = 60.0, 3600.0
 
 
 @contextlib.contextmanager
@@ -32,14 +32,19 @@ def socket_folder() -> Iterator[Path]:
 
 
 def remove_stale(base: Path) -> None:
-    """Remove our own socket folders of killed launchers: at least a minute old, with sockets that nobody listens on."""
+    """Remove our own socket folders of killed launchers: at least a minute old, with sockets that nobody listens on.
+
+    An empty one may be that of a launcher whose learner takes its time: it goes after an hour.
+    """
     for folder in base.glob(f"{PREFIX}????????"):
         with contextlib.suppress(OSError):
             status = folder.stat(follow_symlinks=False)
-            is_old = time.time() - status.st_mtime > STALE_AFTER_S
-            if is_old and status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode):
+            age_s = time.time() - status.st_mtime
+            if age_s > STALE_AFTER_S and status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode):
                 sockets = list(folder.iterdir())
-                if sockets and all(path.suffix == ".sock" and _is_dead(path) for path in sockets):
+                if (sockets or age_s > EMPTY_AFTER_S) and all(
+                    path.suffix == ".sock" and _is_dead(path) for path in sockets
+                ):
                     for path in sockets:
                         path.unlink()
                     folder.rmdir()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from shoal.sockets import remove_stale
 from tests.chaos.campaign import Campaign, Story
 from tests.e2e.runs import pids
 
@@ -33,9 +34,21 @@ def problems(
     left = in_memory() - in_memory_before
     if left:
         yield f"left in shared memory: {sorted(left)}"
+    yield from _temporary(folder / "tmp", story)
     unwritten = [path.name for path in (folder / "run" / "checkpoints").glob(".tmp-*")]
     if unwritten:
         yield f"half-written checkpoints: {unwritten}"
+
+
+def _temporary(folder: Path, story: Story) -> Iterator[str]:
+    """Sockets and other files: what a killed launcher left goes when it is a minute old, anything else at once."""
+    if story.counts["killed all"]:
+        for path in folder.iterdir():
+            os.utime(path, (0, 0))
+        remove_stale(folder)
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    if left:
+        yield f"left in the folder of temporary files: {left}"
 
 
 def _result(campaign: Campaign, folder: Path, weights: str | None) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 import pytest
 
@@ -12,8 +13,15 @@ from shoal.sockets import remove_stale
 
 def test_the_sockets_of_a_killed_launcher_are_removed_and_no_others(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.mktemp("b")
-    names = ("shoal-deadaaaa", "shoal-livebbbb", "shoal-newccccc", "shoal-emptyddd", "shoal-othereee")
-    dead, live, new, empty, other = folders = [base / name for name in names]
+    names = (
+        "shoal-deadaaaa",
+        "shoal-livebbbb",
+        "shoal-newccccc",
+        "shoal-emptyddd",
+        "shoal-othereee",
+        "shoal-forgotfff",
+    )
+    dead, live, new, empty, other, forgotten = folders = [base / name for name in names]
     for folder in folders:
         folder.mkdir()
     with socket.socket(socket.AF_UNIX) as server:
@@ -23,7 +31,8 @@ def test_the_sockets_of_a_killed_launcher_are_removed_and_no_others(tmp_path_fac
         server.bind(str(live / "learner.sock"))
         server.listen()
         (other / "notes.sock").touch()
-        for folder in (dead, live, empty, other):
+        for folder in (dead, live, forgotten, other):
             os.utime(folder, (0, 0))
+        os.utime(empty, (0, time.time() - 600))  # of a launcher whose learner takes its time
         remove_stale(base)
         assert sorted(base.iterdir()) == sorted([live, new, empty, other])
