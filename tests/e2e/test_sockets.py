@@ -19,7 +19,7 @@ def test_the_sockets_of_a_killed_launcher_are_removed_and_no_others(tmp_path_fac
         "shoal-newccccc",
         "shoal-emptyddd",
         "shoal-othereee",
-        "shoal-forgotfff",
+        "shoal-forgotff",
     )
     dead, live, new, empty, other, forgotten = folders = [base / name for name in names]
     for folder in folders:
