@@ -15,13 +15,12 @@ import traceback
 from collections.abc import Sequence
 from typing import TypeVar
 
-import numpy as np
 from google.protobuf.message import Message
 
 from actors.exporter import Exporter
 from actors.replayer import Replayer
 from actors.unroller import Unroller
-from actors.weights import WeightsReceiver
+from actors.weights import WeightsReceiver, params_of
 from core import envs as vector
 from core import rpc
 from core.algorithms import make
@@ -226,7 +225,7 @@ class Actor:
         if snapshot is None:
             return False
         if snapshot.version != self._version:
-            self._flat.load(np.frombuffer(snapshot.params, np.float32))
+            self._flat.load(params_of(snapshot))
             self._version = snapshot.version
         acting_s = time.perf_counter()
         restarted = self._round > self._first_round and run.restarts(self._round)

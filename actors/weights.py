@@ -10,10 +10,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from core import errors, rpc
 from core.clock import Clock, SystemClock
 from core.reconnect import Reconnect, ending_of
+from core.types import Array
 from protos import learner_pb2 as pb
+
+
+def params_of(snapshot: pb.Snapshot) -> Array:
+    """Float32, flat. Raises WeightsCorruptError."""
+    if len(snapshot.params) % 4:
+        raise errors.WeightsCorruptError(f"weights of {len(snapshot.params)} bytes came, float32 has 4 each")
+    return np.frombuffer(snapshot.params, np.float32)
 
 
 class WeightsReceiver:

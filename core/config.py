@@ -50,7 +50,7 @@ class FaultsConfig(Settings):
     """How long who waits for whom, and how often a dead process is started again."""
 
     restarts: int = bounded(3, low=0)
-    """Times in a row that each process may be started again before the run ends; one that lived for a minute has all
+    """Times in a row that each process may be started again before the run ends; one that lived for two minutes has all
     of them again."""
     rejoin_grace_s: float = bounded(10.0, low=0)
     """How long a round waits for a dead actor's replacement before it goes on without that slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,17 @@ SCHEME = "Bearer "
 FAILURES, REFILL_PER_S = 10, 1.0
 """So many calls without a good token may a host make at once, and so many more a second."""
 MOST_HOSTS = 1024
+
+
+def _host(peer: str) -> str:
+    """Of gRPC's name for a peer; of IPv6 the network, in which one host may have any address."""
+    host = peer.rpartition(":")[0]
+    kind, _, address = host.partition(":")
+    try:
+        found = ipaddress.ip_address(address.strip("[]"))
+    except ValueError:
+        return host
+    return f"{kind}:{ipaddress.ip_network((found, 64), strict=False)}" if found.version == 6 else host
 
 
 class Gate:
@@ -33,7 +45,7 @@ class Gate:
         needed = NEEDED.get(method)
         if self._suffice(method, roles):
             return
-        self._count_failure(peer.rpartition(":")[0])
+        self._count_failure(_host(peer))
         if roles:
             raise ForbiddenError(
                 f"{method} needs a token of the role {needed}; the one that came is good for {', '.join(sorted(roles))}"

@@ -145,7 +145,7 @@ def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
     kind = {c.__name__: c for c in errors.all_errors()}.get(str(metadata.get(_ERROR_KEY)))
     details, code = str(error.details() or ""), error.code()
     if kind is errors.ConfigError:
-        return errors.ConfigError(*json.loads(metadata[_PROBLEMS_KEY]))
+        return errors.ConfigError(*(_problems(metadata.get(_PROBLEMS_KEY)) or [details]))
     if kind is not None:
         return kind(details)
     if "SSL" in details or "ssl" in details:
@@ -164,6 +164,15 @@ def from_rpc(error: grpc.RpcError, peer: str) -> errors.ShoalError:
     if code is grpc.StatusCode.UNKNOWN:
         return errors.TransportError(f"{peer} failed inside ({details}); its log has the traceback")
     return errors.UnavailableError(f"{peer} cannot be reached ({code.name}: {details})")
+
+
+def _problems(packed: Any) -> list[str]:
+    """What a peer's ConfigError lists; nothing where that is no list of texts."""
+    try:
+        found = json.loads(packed)
+    except (TypeError, ValueError, RecursionError):
+        return []
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else []
 
 
 class Client:

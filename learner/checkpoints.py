@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,16 @@ UNLIKE = ("run_dir", "replay", "replay_data_dir", "target_return", "evaluation",
 """Settings that may change between two lives of a run without changing what it gives."""
 STRUCTURE = ("algorithm", "env", "seed", "actors", "envs_per_actor", "policy_lag", "checkpoint")
 """Those that rounds and a replay table's rows are numbered by."""
+
+
+def _shoal() -> str:
+    try:
+        return version("shoal")
+    except PackageNotFoundError:  # a checkout on the path
+        return "(not installed)"
+
+
+SHOAL = _shoal()
 
 
 class Version(NamedTuple):
@@ -135,6 +146,7 @@ class Checkpoints:
     def _meta(self) -> dict[str, Any]:
         progress, config = self._progress, self._config
         return {
+            "shoal": SHOAL,
             "algorithm": config.algorithm,
             "settings": dict(config.settings),
             "env": config.env,
@@ -221,7 +233,8 @@ class Checkpoints:
         what = f"{self._config.algorithm} on {self._config.env}"
         lines = "".join(f"  - {line}\n" for line in changed or ["the same settings make other shapes in this version"])
         raise CheckpointError(
-            f"{saved.path} holds another network than {what} makes now:\n{lines}"
+            f"{saved.path}, of Shoal {saved.meta['shoal']}, holds another network than {what} makes now with "
+            f"Shoal {SHOAL}:\n{lines}"
             "leave out what was changed, or start a new run"
         )
 
@@ -231,7 +244,8 @@ def differences(name: str, saved: Any, now: Any) -> list[str]:
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
         names = sorted({*saved, *now})
         return [d for key in names for d in differences(f"{name}.{key}", saved.get(key), now.get(key))]
-    return [] if saved == now else [f"{name}: {saved} -> {now}"]
+    told = ("not set" if value is None else value for value in (saved, now))
+    return [] if saved == now else [f"{name}: {' -> '.join(map(str, told))}"]
 
 
 def _essential(config: Config) -> dict[str, Any]:

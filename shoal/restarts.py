@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-FORGIVEN_AFTER_S = 60.0
-"""Who lived so long has its whole budget again: what ended it has little to do with what ended it before."""
+FORGIVEN_AFTER_S = 120.0
+"""Who lived so long has its whole budget again: what ended it has little to do with what ended it before.
+
+Longer than an actor waits for a seat: those that are never given one must come to an end.
+"""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 

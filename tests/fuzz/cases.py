@@ -9,18 +9,18 @@ import contextlib
 import struct
 import tempfile
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
+import torch
 from google.protobuf.message import DecodeError
 
 from core import checkpoint, config, wire
 from core.compression import Compressor
-from core.errors import ShoalError
+from core.errors import ConfigError, SchemaError, ShoalError
 from core.framing import unframe
 from core.rpc import PROTOCOL
 from core.runspec import RunSpec
@@ -29,44 +29,15 @@ from protos import experience_pb2 as pb
 from replay_server import manifest, recovery
 from replay_server.definition import ReplayDefinition
 from replay_server.layout import BLOCK_WORDS
+from tests.fuzz import peers
 from tests.fuzz.calls import DEFINITION, SIGNATURE, Target, chunk, draw, insert_calls, sample_calls, unroll
+from tests.fuzz.case import Case, Decoder
 from tests.fuzz.learner_calls import RUN, LearnerTarget, join, weights
 
 FRESH_EVERY = 2000
 """A new service after so many calls, so that what one of them leaves is not blamed on the size of the tables."""
 MOST_MESSAGES = 16
 PATIENCE_S = 0.005
-
-
-class Case(ABC):
-    """Something that takes bytes; `seeds` are in order."""
-
-    @abstractmethod
-    def seeds(self) -> Sequence[bytes]:
-        """Inputs to begin from."""
-
-    @abstractmethod
-    def __call__(self, data: bytes) -> None:
-        """One input. Raises what no caller expects."""
-
-    def close(self) -> None:
-        """Let everything go."""
-        return
-
-
-class Decoder(Case):
-    """A pure function of bytes."""
-
-    def __init__(self, decode: Callable[[bytes], Any], *seeds: bytes) -> None:
-        self._decode, self._seeds = decode, seeds
-
-    def seeds(self) -> Sequence[bytes]:
-        """Encoded values."""
-        return self._seeds
-
-    def __call__(self, data: bytes) -> None:
-        with contextlib.suppress(ShoalError):
-            self._decode(data)
 
 
 class Stream(Case):
@@ -196,8 +167,6 @@ def _a_header() -> bytes:
 
 
 def _a_checkpoint() -> bytes:
-    import torch
-
     with tempfile.TemporaryDirectory() as folder:
         meta = {"env_steps": 1, "algorithm": "ppo"}
         path = checkpoint.write(Path(folder), meta, torch.zeros(4), {"step": torch.ones(2), "n": [1, "a"]})
@@ -236,5 +205,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "manifest": lambda: Decoder(_manifest, _a_manifest()),
     "blocks": lambda: Decoder(_blocks, np.arange(64, dtype=np.int64).tobytes()),
     "checkpoint_files": lambda: Decoder(_checkpoint, _a_checkpoint()),
+    "answers": lambda: Decoder(
+        peers.answer, peers.an_answer(ConfigError("a", "b")), peers.an_answer(SchemaError("no"))
+    ),
+    "weights_received": lambda: Decoder(peers.weights, peers.some_weights()),
+    "tokens_file": lambda: Decoder(
+        peers.tokens, b"actor: actor-token-of-the-tests\n# a word\nanother-token-of-the-tests\n"
+    ),
+    "gate": lambda: Decoder(peers.gate, b"Bearer a-token-that-nobody-knows", b"Bearer ", b"Basic YTpi"),
+    "http": peers.Http,
     "config_file": lambda: Decoder(_config, b"algorithm: ppo\nenv: CartPole-v1\nppo:\n  epochs: 3\n", b"algorithm: 3"),
 }

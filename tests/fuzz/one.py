@@ -11,7 +11,7 @@ import atheris
 LEAKS = "replay_server.recovery"
 """Atheris keeps the results of comparisons of arrays that it traces: 800 bytes an input here, gigabytes in minutes."""
 
-with atheris.instrument_imports(include=["core", "replay_server", "learner"], exclude=[LEAKS]):
+with atheris.instrument_imports(include=["actors", "core", "replay_server", "learner"], exclude=[LEAKS]):
     from tests.fuzz.cases import CASES
 
 

@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import CodecError
-from tests.fuzz.__main__ import NAMES
-from tests.fuzz.cases import CASES, Decoder
+from tests.fuzz.__main__ import NAMES, kept
+from tests.fuzz.case import Decoder
+from tests.fuzz.cases import CASES
 
 INPUTS = 25
 
@@ -35,6 +36,15 @@ def test_hurt_inputs_break_nothing(name: str) -> None:
         case(bytes(raw))
 
     throw()
+    case.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_fuzzing_found_ways_with_breaks_nothing(name: str) -> None:
+    case, inputs = CASES[name](), kept(name)
+    assert inputs
+    for data in inputs:
+        case(data)
     case.close()
 
 

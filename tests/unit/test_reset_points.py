@@ -214,5 +214,5 @@ def test_nothing_is_written_before_the_first_update_but_at_the_beginning(tmp_pat
 
 def test_differences_are_told_by_name() -> None:
     assert differences("a", {"b": {"c": 1, "d": 2}}, {"b": {"c": 1, "d": 3, "e": 4}}) == [
-        *("a.b.d: 2 -> 3", "a.b.e: None -> 4"),
+        *("a.b.d: 2 -> 3", "a.b.e: not set -> 4"),
     ]

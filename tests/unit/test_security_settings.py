@@ -137,6 +137,17 @@ def test_a_host_that_fails_too_often_is_told_less_and_a_good_token_passes() -> N
     assert len(gate._failures) == MOST_HOSTS
 
 
+def test_addresses_of_one_ipv6_network_are_one_host() -> None:
+    gate = Gate(Security(Tokens(A)), FakeClock())
+    for number in range(FAILURES):
+        with pytest.raises(UnauthenticatedError):
+            gate.check("Info", [], f"ipv6:[2001:db8:1:2::{number}]:5")
+    with pytest.raises(RateLimitedError, match="came from ipv6:2001:db8:1:2::/64: wait"):
+        gate.check("Info", [], "ipv6:[2001:db8:1:2:ffff::7]:5")
+    with pytest.raises(UnauthenticatedError):
+        gate.check("Info", [], "ipv6:[2001:db8:1:3::1]:5")
+
+
 def test_other_schemes_are_no_tokens() -> None:
     gate = Gate(Security(Tokens(A)), FakeClock())
     for value in (A, f"bearer {A}", f"Basic {A}", "Bearer", "Bearer "):
