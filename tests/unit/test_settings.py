@@ -122,7 +122,7 @@ def test_bytes_of_windows_and_tables() -> None:
     assert window_bytes(first) == window_bytes(DEFINITION) + 40  # once, not once a row
     priority = with_column("priority", ColumnSpec(ArraySpec((), "float32")), replace(DEFINITION, sampler="prioritised"))
     assert window_bytes(priority) == window_bytes(DEFINITION)  # it is not handed out
-    lines = (64 + 2 * 2000 // 64) * 128 + 16385 * 32 + 128
+    lines = (64 + 2 * 2000 // 64) * 128 + 16385 * 32 + 192
     assert table_bytes(DEFINITION) == 2000 * (8 + 8 + 1 + 1) + lines
     assert table_bytes(replace(DEFINITION, max_times_sampled=4)) == 2000 * (18 + 4) + lines
     assert table_bytes(priority) == 2000 * (18 + 4) + 2 * 2048 * 8 + lines
