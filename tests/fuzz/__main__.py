@@ -60,7 +60,7 @@ def kept(name: str) -> list[bytes]:
 
 def keep(name: str) -> None:
     """Of what the last runs found, the smallest; the same ones give the same file."""
-    found = {path.read_bytes() for path in (CORPUS / name).iterdir() if not path.name.startswith(("seed-", "crash-"))}
+    found = {path.read_bytes() for path in (CORPUS / name).iterdir() if not path.name.startswith("crash-")}
     KEPT.mkdir(exist_ok=True)
     with zipfile.ZipFile(KEPT / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for data in sorted(found, key=lambda data: (len(data), data))[:MOST_KEPT]:
