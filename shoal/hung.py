@@ -30,7 +30,7 @@ class GivenUp:
 
 
 class Away:
-    """Since when actors that live have no seat."""
+    """Since when actors that live have no seat any more. One that never had any ends by itself if it gets none."""
 
     def __init__(self, patience_s: float) -> None:
         self._longest_s = patience_s + AWAY_S
@@ -38,6 +38,6 @@ class Away:
 
     def too_long(self, actors: Mapping[str, Process], slots: Collection[int], now_s: float) -> list[Process]:
         """Those of `actors` that sat on none of `slots` for longer than one that is well may; each is told once."""
-        away = [actor for actor in actors.values() if actor.code is None and actor.slot() not in slots]
+        away = [actor for actor in actors.values() if actor.code is None and actor.slot() not in (None, *slots)]
         self._since_s = {actor: self._since_s.get(actor, now_s) for actor in away}
         return [actor for actor, since_s in self._since_s.items() if now_s - since_s > self._longest_s]

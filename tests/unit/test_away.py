@@ -33,6 +33,8 @@ def test_an_actor_without_a_seat_is_told_when_it_is_away_for_too_long() -> None:
     actors = cast(dict[str, Process], {"actor-0": here, "actor-1": lost, "actor-2": new})
     assert away.too_long(actors, [0, 1], 0.0) == []
     assert away.too_long(actors, [0], 10.0) == []
+    assert away.too_long({"actor-2": cast(Process, new)}, [0], 999.0) == [], "it may still be starting"
+    assert away.too_long(actors, [0], 10.0) == []
     new.at = 2
     assert away.too_long(actors, [0, 2], 20.0 + AWAY_S + 5.0) == [], "its seat is empty since 10 s"
     assert away.too_long(actors, [0, 2], 20.0 + AWAY_S + 10.1) == cast(Any, [lost])
