@@ -58,7 +58,7 @@ protos-check: setup  ## fail where the generated messages are not those of proto
 test-slow: setup  ## the learning tests: scores on several seeds (15 minutes)
 	$(PYTEST) -m learning
 
-test-long: setup  ## the longest whole runs: kills, exact resume, verdicts (8 minutes)
+test-long: setup  ## the longest whole runs: kills, exact resume, hangs, limits, verdicts (10 minutes)
 	$(PYTEST) -m long
 
 test-network: setup  ## pull cables between hosts that are network namespaces (needs root and iproute2; 1 minute)
