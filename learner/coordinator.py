@@ -135,7 +135,8 @@ class Coordinator:
             self.rounds.acts(slot, incarnation)
             actor.state = "acting"
             actor.lease += 1
-            self.publisher.wake()  # an older stream of this actor ends
+            if actor.lease > 1:
+                self.publisher.wake()  # the older stream of this actor ends
             return actor.lease
         return 0
 
