@@ -191,6 +191,7 @@ class Actor:
         busy = Busy(lambda: f"the making of environment {self._run.env!r}")
         with watched(busy, self._run.step_deadline_s):
             self._prepare(busy)
+            busy.made = True
             self._exporter.joined()
             while self._unroll():
                 self._round += 1
@@ -199,8 +200,8 @@ class Actor:
     def _prepare(self, busy: Busy) -> None:
         """Environments, network, and what unrolls the one with the other."""
         run = self._run
+        import_modules(run.imports)
         with busy:
-            import_modules(run.imports)
             self._envs = envs = vector.make(run.env, run.envs_per_actor, run.env_kwargs, run.env_wrappers)
             spec = vector.spec_of(run.env, envs)
         self._algorithm = make(run.algorithm, run.settings)

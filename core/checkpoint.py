@@ -57,7 +57,8 @@ def write(
     go_on = None if resume is None else _pack(resume, "resume", tensors)
     data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
     document = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), **meta, "state": plain, "resume": go_on}
-    document = {**document, "meta_sha256": _digest(document)}
+    document = json.loads(json.dumps(document, allow_nan=False))  # as it will be read
+    document["meta_sha256"] = _digest(document)
     path = folder / f"{int(meta['env_steps']):012d}"
     temporary = folder / f".tmp-{path.name}-{os.getpid()}"
     try:
@@ -128,7 +129,7 @@ def prune(folder: Path, keep: int) -> None:
 
     What a killed process left half-written goes, too.
     """
-    reset_points = [path for path in all_in(folder) if _is_reset_point(path)]
+    reset_points = [path for path in all_in(folder) if _reset_point(path) is not None]
     spared = {*all_in(folder)[-keep:], best(folder), *reset_points[-2:]}
     for path in (*all_in(folder), *folder.glob(".tmp-*")):
         if path not in spared:
@@ -152,21 +153,24 @@ def _digest(meta: Mapping[str, Any]) -> str:
 
 def reset_points(folder: Path) -> list[int]:
     """The versions of those made at reset points, oldest first."""
-    return [int(_meta(path)["version"]) for path in all_in(folder) if _is_reset_point(path)]
+    versions = [_reset_point(path) for path in all_in(folder)]
+    return [version for version in versions if version is not None]
 
 
-def _is_reset_point(path: Path) -> bool:
+def _reset_point(path: Path) -> int | None:
+    """Its version; None: it was not made at one, or is damaged."""
     try:
-        return _meta(path).get("resume") is not None
-    except (OSError, ValueError):
-        return False
+        meta = _meta(path)
+        return None if meta.get("resume") is None else int(meta["version"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _eval_return(path: Path) -> float:
     try:
         value = _meta(path).get("eval_return")
         return float("-inf") if value is None else float(value)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return float("-inf")  # damaged: never the best
 
 

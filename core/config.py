@@ -57,7 +57,7 @@ class FaultsConfig(Settings):
     learner_patience_s: float = bounded(30.0, low=0)
     """How long an actor tries to reach a lost learner, and both a lost replay server, before they end."""
     step_deadline_s: float | None = bounded(300.0, above=0)
-    """How long the making of an actor's environments, one reset or one step may take before it ends; null: for ever."""
+    """Longest making of an actor's environments (at least 30 s), reset, or step, before its end; null: no limit."""
     start_timeout_s: float = bounded(60.0, above=0)
     """How long the learner waits at its start for a replay server, and with a fixed lag for actors after the first."""
 

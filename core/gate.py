@@ -6,6 +6,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 from core.clock import Clock, SystemClock
 from core.errors import ForbiddenError, RateLimitedError, UnauthenticatedError, UnavailableError
@@ -20,7 +21,7 @@ MOST_HOSTS = 1024
 
 def _host(peer: str) -> str:
     """Of gRPC's name for a peer; of IPv6 the network, in which one host may have any address."""
-    host = peer.rpartition(":")[0]
+    host = unquote(peer).rpartition(":")[0]  # "ipv6:%5B::1%5D:7400"
     kind, _, address = host.partition(":")
     try:
         found = ipaddress.ip_address(address.strip("[]"))

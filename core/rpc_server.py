@@ -104,11 +104,11 @@ def framed(function: F) -> F:
     return function
 
 
-async def first(requests: AsyncIterator[Any], nothing: Any = None) -> Any:
-    """The first message of a call, `nothing` where it has none. Raises DeadlineError for one that stays silent."""
+async def first(requests: AsyncIterator[bytes]) -> bytes | None:
+    """The first message of a call, None where it has none. Raises DeadlineError for one that stays silent."""
     try:
         async with asyncio.timeout(FIRST_MESSAGE_S):  # wait_for would lose a cancellation that comes with the message
-            return await anext(requests, nothing)
+            return await anext(requests, None)
     except TimeoutError as error:
         raise errors.DeadlineError(f"a call's first message did not come within {FIRST_MESSAGE_S:g} s") from error
 
@@ -119,7 +119,7 @@ def _handler(
     parse: Any = GetMessageClass(method.input_type).FromString
 
     async def one(requests: AsyncIterator[bytes]) -> Any:
-        return _parsed(method.name, parse, await first(requests, b""))
+        return _parsed(method.name, parse, await first(requests))
 
     make: Any = grpc.stream_stream_rpc_method_handler
     deserialize = None
@@ -141,7 +141,9 @@ def _handler(
     return make(told, request_deserializer=deserialize, response_serializer=serialize)
 
 
-def _parsed(name: str, parse: Callable[[bytes], Any], data: bytes) -> Any:
+def _parsed(name: str, parse: Callable[[bytes], Any], data: bytes | None) -> Any:
+    if data is None:
+        raise errors.CodecError(f"a call of {name} ended before its request came")
     if len(data) > MOST_REQUEST_BYTES:
         raise errors.TooLargeError(f"a {name} request of {len(data):,} bytes came, the limit is {MOST_REQUEST_BYTES:,}")
     try:

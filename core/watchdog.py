@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from core.errors import EnvironmentFailedError
 
 LOOK_EVERY_S = 1.0
+MAKING_S = 30.0
+"""The least that their making may take: they may have much to load."""
 LATER_S = 5.0
 """How much later than the thread faulthandler's timer acts."""
 
@@ -29,6 +31,7 @@ class Busy:
     def __init__(self, situation: Callable[[], str], now_s: Callable[[], float] = time.monotonic) -> None:
         self.situation, self._now_s = situation, now_s
         self.since_s = math.inf
+        self.made = False
 
     def __enter__(self) -> None:
         self.since_s = self._now_s()
@@ -49,13 +52,16 @@ def watched(busy: Busy, deadline_s: float | None) -> Iterator[None]:
         return
     over, every_s = threading.Event(), min(LOOK_EVERY_S, deadline_s / 4)
 
+    def allowed_s() -> float:
+        return deadline_s if busy.made else max(deadline_s, MAKING_S)
+
     def set_timer() -> None:
-        faulthandler.dump_traceback_later(deadline_s + LATER_S, exit=True)
+        faulthandler.dump_traceback_later(allowed_s() + LATER_S, exit=True)
 
     def watch() -> None:
         while not over.wait(every_s):
             set_timer()
-            if busy.lasted_s() > deadline_s:
+            if busy.lasted_s() > allowed_s():
                 _end(busy.lasted_s(), deadline_s, busy.situation())
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)

@@ -27,7 +27,7 @@ from replay_server.queue import FifoQueue, QueueBatch, RoundQueue
 logger = logging.getLogger(__name__)
 JOINING_S = 10.0
 """Who has a seat and opens no weights stream for so long is lost; it takes an actor a moment."""
-MOST_SEATS = 4096
+MOST_SEATS = 10_000
 MOST_HOST_CHARACTERS = 255
 
 

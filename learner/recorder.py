@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Recorder:
         self._began_env_steps = progress.env_steps
         take_back(run_dir / "metrics.jsonl", progress.env_steps)
         self._told_full = False
-        self._slots: list[int] | None = None
+        self._seated: list[int] | None = None
         self._file = (run_dir / "metrics.jsonl").open("a", buffering=1)
         if page is not None:
             page.read((run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -91,7 +92,7 @@ class Recorder:
             actors_act_share=shares.actors_act,
         )
         curves = {**self.figures, **_present(table_fill=now.table_fill), **progress.algorithm}
-        line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **curves, **self._changed_slots(now)}
+        line = {"kind": "progress", "wall_s": round(progress.times.wall_s, 3), **curves, **self._changed_seats(now)}
         self._tell_page(now)
         self._write({**line, "bottleneck": self.verdict.part, "advice": self.verdict.advice})
         self.exporter.run(self.figures, progress, now)
@@ -99,12 +100,15 @@ class Recorder:
         self._log(force)
         self._to_board(curves)
 
-    def _changed_slots(self, now: Status) -> dict[str, list[int]]:
-        """Who has a seat, where others had one in the line before: a launcher finds those that hang."""
-        slots = [seated.slot for seated in now.seated]
-        changed = slots != self._slots
-        self._slots = slots
-        return {"slots": slots} if changed else {}
+    def _changed_seats(self, now: Status) -> dict[str, Any]:
+        """The processes of this host that have seats, where others had them in the line before.
+
+        A launcher finds those that hang. It wants to know of which learner's life that is.
+        """
+        pids = [seated.pid for seated in now.seated if seated.host == socket.gethostname()]
+        changed = pids != self._seated
+        self._seated = pids
+        return {"seated": {"by": os.getpid(), "pids": pids}} if changed else {}
 
     def _tell_page(self, now: Status) -> None:
         if self._page is not None:
@@ -175,7 +179,7 @@ class Recorder:
         except OSError as error:  # what is in the buffer is written when there is room
             if not self._told_full:
                 logger.warning("%s cannot be written (%s): make room; the run goes on", self._file.name, error.strerror)
-            self._told_full = True
+            self._told_full, self._seated = True, None
         if self._page is not None:
             self._page.record(record)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from core import rpc
-from core.errors import SeatLostError
+from core.errors import SeatLostError, UnavailableError
 from core.runspec import RunSpec
 from learner.bottleneck import Verdict
 from learner.coordinator import Coordinator
@@ -17,6 +18,8 @@ from learner.status import Waiter
 from protos import learner_pb2 as pb
 
 logger = logging.getLogger(__name__)
+MOST_STREAMS_OF_SEAT = 4
+"""The newest is served; older ones of broken connections may not have ended yet."""
 
 
 class LearnerService:
@@ -37,6 +40,7 @@ class LearnerService:
         self._experience_address, self._news = experience_address, news
         self._waiters, self._tables = waiters, tables
         self.address = ""
+        self._streams = Counter[int]()  # by slot
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
         """A process gets a seat and is told everything."""
@@ -59,7 +63,10 @@ class LearnerService:
         actor = self._coordinator.actors.get(request.slot)
         if actor is None or actor.incarnation != request.incarnation:
             raise SeatLostError(f"slot {request.slot} is another process's by now, or another learner's: join anew")
+        if self._streams[request.slot] >= MOST_STREAMS_OF_SEAT:
+            raise UnavailableError(f"slot {request.slot} has {MOST_STREAMS_OF_SEAT} streams of weights: end one")
         lease = self._coordinator.lease(request.slot, request.incarnation)
+        self._streams[request.slot] += 1
         try:
             await context.send_initial_metadata(())  # tells the actor that the stream stands
             await self._coordinator.started.wait()
@@ -69,6 +76,7 @@ class LearnerService:
                 async for encoded in versions:
                     yield encoded
         finally:
+            self._streams[request.slot] -= 1
             self._coordinator.lost(request.slot, request.incarnation, lease)
 
     async def Info(self, request: pb.LearnerInfoRequest, context: Any) -> pb.LearnerInfoReply:

@@ -171,8 +171,12 @@ class Manifests:
             raise
         sync_folder(self.folder)
         kept = sorted(keep)[-MOST_KEPT_ROUNDS:]
-        for old in [old for old in self._paths() if (_round(old) is None) == (manifest.round is None)][KEPT:]:
-            if _round(old) not in kept:
+        of_its_kind = [path for path in self._paths() if (_round(path) is None) == (manifest.round is None)]
+        rounds = {_round(path) for path in of_its_kind[:KEPT]}
+        for old in of_its_kind[KEPT:]:
+            if _round(old) in kept and _round(old) not in rounds:
+                rounds.add(_round(old))
+            else:
                 old.unlink(missing_ok=True)
 
     def newest(self, round_: int | None = None, number: int | None = None) -> tuple[Manifest | None, list[str]]:

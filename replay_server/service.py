@@ -156,7 +156,7 @@ class ExperienceService:
     async def Insert(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[pb.InsertReply, None]:
         """Take items of one life, acknowledge each when it is in the table."""
         with self._counted():
-            opened = insert_stream.read_open(await rpc_server.first(requests, b""))
+            opened = insert_stream.read_open(await rpc_server.first(requests) or b"")
             rpc.check_protocol(opened.protocol, f"actor {opened.slot}")
             hosted, table = self.hosted(opened.table), self.hosted(opened.table).table
             hosted.check_learner(opened.learner)
@@ -170,7 +170,7 @@ class ExperienceService:
     async def Sample(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[bytes, None]:
         """Answer draws in order, each when the rate limiter allows it."""
         with self._counted():
-            opened = sample_stream.read_open(await rpc_server.first(requests, b""))
+            opened = sample_stream.read_open(await rpc_server.first(requests) or b"")
             rpc.check_protocol(opened.protocol, context.peer())
             hosted = self.hosted(opened.table)
             if not isinstance(hosted.table, ReplayTable):
@@ -209,6 +209,8 @@ class ExperienceService:
     async def Checkpoint(self, request: pb.CheckpointRequest, context: Any) -> pb.CheckpointReply:
         """Write a manifest of the table as it is now."""
         rpc.check_protocol(request.protocol, context.peer())
+        if request.round < 0:
+            raise ReplayError(f"there is no round {request.round}: they begin at 0")
         started_s = self._clock.now_s()
         items = await self.write_manifest(request.table, request.round, request.keep_rounds)
         return pb.CheckpointReply(items=items, took_s=self._clock.now_s() - started_s)

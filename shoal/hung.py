@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from shoal.processes import Process
 
 AWAY_S = 30.0
-"""An actor that is well has a seat, has come back to one, or has ended, within this and the patience of its peers."""
+"""Beyond an actor's patience: for the silence to be noticed, and for a new seat."""
 
 
 class GivenUp:
@@ -30,14 +30,26 @@ class GivenUp:
 
 
 class Away:
-    """Since when actors that live have no seat any more. One that never had any ends by itself if it gets none."""
+    """Since when actors that live have no seat any more, of those whom the learner has seen with one.
 
-    def __init__(self, patience_s: float) -> None:
-        self._longest_s = patience_s + AWAY_S
+    To be asked when the learner has said something new, and only then: it is silent in long updates and evaluations.
+    """
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._seen: set[Process] = set()
         self._since_s: dict[Process, float] = {}
 
-    def too_long(self, actors: Mapping[str, Process], slots: Collection[int], now_s: float) -> list[Process]:
-        """Those of `actors` that sat on none of `slots` for longer than one that is well may; each is told once."""
-        away = [actor for actor in actors.values() if actor.code is None and actor.slot() not in (None, *slots)]
-        self._since_s = {actor: self._since_s.get(actor, now_s) for actor in away}
-        return [actor for actor, since_s in self._since_s.items() if now_s - since_s > self._longest_s]
+    def too_long(self, actors: Collection[Process], pids: Collection[int], now_s: float) -> list[Process]:
+        """Those that had none for longer than one that is well may; each is told once. `pids` are who has."""
+        here = {actor for actor in actors if actor.pid in pids}
+        self._seen = (self._seen | here) & {actor for actor in actors if actor.code is None}
+        self._since_s = {actor: self._since_s.get(actor, now_s) for actor in self._seen - here}
+        over = [actor for actor, since_s in self._since_s.items() if now_s - since_s > self._longest_s]
+        self._seen -= set(over)
+        return over
+
+
+def longest_away_s(patience_s: float, step_deadline_s: float | None) -> float:
+    """An actor that is well has come back, or ended, by then: it notices in the middle of no unroll."""
+    return max(patience_s + AWAY_S, step_deadline_s or 0.0)

@@ -18,7 +18,7 @@ from core.errors import ConfigError, PeerLostError, ShoalError, TransportError, 
 from shoal.arguments import of_actor, of_learner
 from shoal.data_place import sweep
 from shoal.endings import error, error_of, report
-from shoal.hung import Away, GivenUp
+from shoal.hung import Away, GivenUp, longest_away_s
 from shoal.live import View, plural
 from shoal.processes import Children, Process, Processes
 from shoal.progress import Progress, Tail
@@ -40,7 +40,6 @@ MANIFEST_S = 10.0
 """... or, where the replay server's tables are kept, it needs for its last manifest ..."""
 ALL_PREEMPTED_S = 9.0
 """... but all have to be gone so long after SIGTERM."""
-LOOK_EVERY_S = 1.0
 _IN_MEMORY = "Its tables were in its memory and are gone; with --data-dir DIR it would be started again with them."
 
 
@@ -70,8 +69,7 @@ class Launch:
         self._old_records = 0
         self._early_notes: list[str] = []
         self._restarts = Restarts(config.faults.restarts)
-        self._given_up, self._away = GivenUp(), Away(config.faults.learner_patience_s)
-        self._next_look_s = 0.0
+        self._given_up, self._looked = GivenUp(), 0
         self._wanted = config.actors
         self._actors: dict[str, Process] = {}
         self._failure: ShoalError | None = None
@@ -120,6 +118,8 @@ class Launch:
         )
         self._learner, self._born = self._start([*arguments, *self._learner_arguments]), self._progress.records
         self._told_page = self._config.network.page is None
+        faults = self._config.faults
+        self._away = Away(longest_away_s(faults.learner_patience_s, faults.step_deadline_s))
 
     def _start_actor(self, slot: int) -> None:
         place = self._actor_arguments or ["--learner", f"unix:{self._folder / LEARNER}"]
@@ -235,16 +235,12 @@ class Launch:
                 self._kill_hung(peer, "every actor has given it up")
 
     def _look_for_hung_actors(self) -> None:
-        """Those that have no seat, though they live and the learner goes on."""
-        now_s = time.monotonic()
-        if (
-            now_s < self._next_look_s
-            or self._learner not in self._children.alive
-            or self._progress.records == self._born
-        ):
+        """Those that lost their seats long ago, though they live and the learner goes on."""
+        seated, fresh = self._progress.seated, self._progress.records != self._looked
+        self._looked = self._progress.records
+        if not fresh or seated is None or seated["by"] != self._learner.pid:
             return
-        self._next_look_s = now_s + LOOK_EVERY_S
-        for actor in self._away.too_long(self._actors, self._progress.slots or (), now_s):
+        for actor in self._away.too_long(self._actors.values(), seated["pids"], time.monotonic()):
             self._kill_hung(actor, "it has had no seat for long")
 
     def _left(self) -> set[str]:

@@ -26,7 +26,6 @@ HOME = Path(__file__).resolve().parent.parent
 TAIL_BYTES = 16_384
 _PORT = re.compile(rb"^[a-z ]+ listens on [^\n]*?:(\d+)(?:,|$)", re.M)
 _PAGE = re.compile(rb"^page at (\S+)$", re.M)
-_SLOT = re.compile(rb"^joined \S+ as slot (\d+)", re.M)
 
 
 class Process(Protocol):
@@ -59,8 +58,9 @@ class Process(Protocol):
         """The address of the web page that a learner said it serves; None where it did not come so far."""
         ...
 
-    def slot(self) -> int | None:
-        """The slot that an actor said it joined as last; None where it did not come so far."""
+    @property
+    def pid(self) -> int | None:
+        """Of a process of this machine."""
         ...
 
     def send(self, number: int) -> None:
@@ -132,9 +132,10 @@ class Child:
         """The address of the web page that a learner said it serves; None where it did not come so far."""
         return page_in(self.log, self.log_start)
 
-    def slot(self) -> int | None:
-        """The slot that an actor said it joined as last; None where it did not come so far."""
-        return slot_in(self.log, self.log_start)
+    @property
+    def pid(self) -> int | None:
+        """It is one of this machine."""
+        return self.process.pid
 
     def send(self, number: int) -> None:
         """Send a signal, unless it ended already."""
@@ -225,25 +226,19 @@ class Children:
 def port_in(log: Path, start: int) -> int | None:
     """The TCP port that the service with this log said it listens on, in what it wrote from `start` on."""
     found = _said(_PORT, log, start)
-    return int(found[0]) if found else None
+    return None if found is None else int(found)
 
 
 def page_in(log: Path, start: int) -> str | None:
     """The address of the web page that the learner with this log said it serves."""
-    found = _said(_PAGE, log, start)
-    return found[0].decode() if found else None
+    return _said(_PAGE, log, start)
 
 
-def slot_in(log: Path, start: int) -> int | None:
-    """The slot that the actor with this log said it joined as last."""
-    found = _said(_SLOT, log, start)
-    return int(found[-1]) if found else None
-
-
-def _said(pattern: re.Pattern[bytes], log: Path, start: int) -> list[bytes]:
+def _said(pattern: re.Pattern[bytes], log: Path, start: int) -> str | None:
     with log.open("rb") as file:
         file.seek(start)
-        return pattern.findall(file.read())
+        found = pattern.search(file.read())
+    return found[1].decode() if found else None
 
 
 def describe(code: int | None) -> str:

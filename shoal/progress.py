@@ -72,8 +72,8 @@ class Progress:
     advice: str | None = None
     eval_return: float | None = None
     eval_env_steps: int | None = None
-    slots: list[int] | None = None
-    """That actors have."""
+    seated: Mapping[str, Any] | None = None
+    """`pids` of actors on the learner's host that have a seat, as the learner with the pid `by` says."""
     returns: list[float] = field(default_factory=list)
     """Every mean_return so far, in order."""
     records: int = 0
@@ -119,7 +119,7 @@ _PROGRESS_FIELDS = (
     "mean_return",
     "staleness",
     "actors",
-    "slots",
+    "seated",
     "bottleneck",
     "advice",
 )

@@ -18,7 +18,7 @@ from typing import Any
 from core.errors import ShoalError
 from shoal.on_ray.cluster import Home, on_node
 from shoal.on_ray.supervisor import Supervisor
-from shoal.processes import Process, page_in, port_in, slot_in
+from shoal.processes import Process, page_in, port_in
 
 LEARNER = "{learner}"
 """In an actor's arguments: the learner's address, as soon as it is known."""
@@ -56,9 +56,10 @@ class RayProcess:
         """Of the learner."""
         return page_in(self.log, self.log_start) if self.log.exists() else None
 
-    def slot(self) -> int | None:
-        """Of an actor on the manager's node; elsewhere its log is out of reach."""
-        return slot_in(self.log, self.log_start) if self.log.exists() else None
+    @property
+    def pid(self) -> int | None:
+        """It may be on any machine."""
+        return None
 
     def send(self, number: int) -> None:
         """An actor has nothing to do before it ends, so it goes with its supervisor, which frees its place."""

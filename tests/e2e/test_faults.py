@@ -98,8 +98,13 @@ def test_a_broken_environment_is_shown_and_ends_the_run_after_its_restarts(
     [
         ("hang", ("has not come back for", "step_deadline_s 2", "seed", "last action", "threading.py", "unroller.py")),
         ("hang-in-c", ("Timeout", "unroller.py")),
-        ("hang-in-reset", ("has not come back for", "in reset", "learner/main.py")),
-        ("hang-when-made", ("the making of environment", "has not come back for", "in __init__")),
+        pytest.param(
+            *("hang-in-reset", ("has not come back for", "in reset", "learner/main.py")), marks=pytest.mark.long
+        ),
+        pytest.param(
+            *("hang-when-made", ("the making of environment", "has not come back for", "in __init__")),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_an_environment_that_hangs_ends_its_actor_with_the_stacks(

@@ -15,7 +15,17 @@ IMPATIENT = ("faults.learner_patience_s=2", "network.keepalive_s=1", "checkpoint
 RUNS = {
     "learner": ("--algorithm", "ppo", "--actors", "2", "--set", *SMALL_PPO, *IMPATIENT),
     "replay": ("--algorithm", "dqn", "--actors", "2", "--set", "dqn.min_size=200", *IMPATIENT),
-    "actor": ("--algorithm", "ppo", "--actors", "1", "--set", "faults.rejoin_grace_s=1", *SMALL_PPO, *IMPATIENT),
+    "actor": (
+        "--algorithm",
+        "ppo",
+        "--actors",
+        "1",
+        "--set",
+        "faults.rejoin_grace_s=1",
+        "faults.step_deadline_s=9",
+        *SMALL_PPO,
+        *IMPATIENT,
+    ),
 }
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from shoal.hung import AWAY_S, Away, GivenUp
-from shoal.processes import Process, slot_in
+from shoal.hung import AWAY_S, Away, GivenUp, longest_away_s
+from shoal.processes import Process
 
 
 @dataclass(eq=False)
 class Actor:
-    at: int | None
+    pid: int | None
     code: int | None = None
 
-    def slot(self) -> int | None:
-        return self.at
+
+def processes(*actors: Actor) -> list[Process]:
+    return cast(list[Process], list(actors))
 
 
 def test_who_is_given_up_by_all_without_a_word_in_between() -> None:
@@ -27,32 +27,30 @@ def test_who_is_given_up_by_all_without_a_word_in_between() -> None:
     assert not given_up.by_all("actor-0", {"actor-0", "actor-1"}, records=6), "the learner said something in between"
 
 
-def test_an_actor_without_a_seat_is_told_when_it_is_away_for_too_long() -> None:
-    away = Away(patience_s=20.0)
-    here, lost, new = Actor(0), Actor(1), Actor(None)
-    actors = cast(dict[str, Process], {"actor-0": here, "actor-1": lost, "actor-2": new})
-    assert away.too_long(actors, [0, 1], 0.0) == []
-    assert away.too_long(actors, [0], 10.0) == []
-    assert away.too_long({"actor-2": cast(Process, new)}, [0], 999.0) == [], "it may still be starting"
-    assert away.too_long(actors, [0], 10.0) == []
-    new.at = 2
-    assert away.too_long(actors, [0, 2], 20.0 + AWAY_S + 5.0) == [], "its seat is empty since 10 s"
-    assert away.too_long(actors, [0, 2], 20.0 + AWAY_S + 10.1) == cast(Any, [lost])
-    lost.code = -9
-    assert away.too_long(actors, [0, 2], 99.0) == []
-    back = Actor(1)
-    actors["actor-1"] = cast(Process, back)
-    assert away.too_long(actors, [0, 2], 99.0) == [], "another life has its own time"
-    assert away.too_long(actors, [0, 1, 2], 200.0) == []
-    assert away.too_long(actors, [0, 2], 201.0) == []
+def test_an_actor_that_lost_its_seat_is_told_once_when_it_is_away_for_too_long() -> None:
+    away = Away(longest_s=50.0)
+    here, lost, new, far = Actor(10), Actor(11), Actor(12), Actor(None)
+    actors = processes(here, lost, new, far)
+    assert away.too_long(actors, [10, 11], 0.0) == []
+    assert away.too_long(actors, [10], 10.0) == []
+    assert away.too_long(actors, [10], 60.0) == []
+    assert away.too_long(actors, [10], 60.1) == processes(lost), "the new one may still be starting"
+    assert away.too_long(actors, [10], 61.0) == [], "once"
 
 
-def test_an_actor_says_its_slot_each_time_that_it_joins(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("joined unix:/a as slot 7, first round 0\n")
-    start = log.stat().st_size
-    assert slot_in(log, start) is None
-    with log.open("a") as file:
-        file.write("--- \njoined unix:/a as slot 1, first round 0\nx joined unix:/a as slot 9\n")
-        file.write("joined unix:/a as slot 3, first round 10\n")
-    assert slot_in(log, start) == 3
+def test_an_actor_that_came_back_or_ended_is_not_away() -> None:
+    away = Away(longest_s=50.0)
+    one, two = Actor(10), Actor(11)
+    assert away.too_long(processes(one, two), [10, 11], 0.0) == []
+    assert away.too_long(processes(one, two), [], 10.0) == []
+    assert away.too_long(processes(one, two), [10], 55.0) == []
+    two.code = -9
+    assert away.too_long(processes(one, two), [], 70.0) == []
+    assert away.too_long(processes(one, Actor(12)), [], 120.0) == []
+    assert away.too_long(processes(one), [], 120.1) == processes(one)
+
+
+def test_an_unroll_that_takes_long_is_no_hang() -> None:
+    assert longest_away_s(20.0, None) == 20.0 + AWAY_S
+    assert longest_away_s(20.0, 10.0) == 20.0 + AWAY_S
+    assert longest_away_s(20.0, 300.0) == 300.0

@@ -141,7 +141,7 @@ def test_addresses_of_one_ipv6_network_are_one_host() -> None:
     gate = Gate(Security(Tokens(A)), FakeClock())
     for number in range(FAILURES):
         with pytest.raises(UnauthenticatedError):
-            gate.check("Info", [], f"ipv6:[2001:db8:1:2::{number}]:5")
+            gate.check("Info", [], f"ipv6:%5B2001:db8:1:2::{number}%5D:5")
     with pytest.raises(RateLimitedError, match="came from ipv6:2001:db8:1:2::/64: wait"):
         gate.check("Info", [], "ipv6:[2001:db8:1:2:ffff::7]:5")
     with pytest.raises(UnauthenticatedError):
