@@ -61,7 +61,7 @@ test-slow: setup  ## the learning tests: scores on several seeds (15 minutes)
 test-long: setup  ## the longest whole runs: kills, exact resume, hangs, limits, verdicts (10 minutes)
 	$(PYTEST) -m long
 
-test-network: setup  ## pull cables between hosts that are network namespaces (needs root and iproute2; 1 minute)
+test-network: setup  ## pull cables between network namespaces, have clocks jump, fill a disk (needs root, iproute2, a C compiler; 2 minutes)
 	$(PYTEST) -m namespaces
 
 test-metrics: setup  ## dashboards and alerts against a real Prometheus (Debian package prometheus; 2 minutes)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import shoal.data_place
 import shoal.launch
 from core import config, yaml12
 from core.errors import ConfigError, EnvironmentFailedError, ShoalError
@@ -167,6 +168,7 @@ def play(scenario: str, role: str, arguments: Sequence[str]) -> int:
 
 def launch(scenario: str, arguments: Sequence[str]) -> int:
     command = (sys.executable, __file__, scenario)
+    setattr(shoal.data_place, "LEAST_FREE_BYTES", 0)  # noqa: B010 - the fakes' tables are small, as docker's /dev/shm is
     setattr(shoal.launch, "Children", functools.partial(Children, command))  # noqa: B010
     return main(["train", *arguments])
 

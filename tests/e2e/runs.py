@@ -22,6 +22,9 @@ from shoal.processes import HOME
 
 DEADLINE_S = 60.0
 SMALL_PPO = ("ppo.unroll_length=16", "ppo.minibatch_size=64", "ppo.epochs=2")
+_ENDLESS = ("--env-steps", "100000000", "--actors", "2", "--set")
+ENDLESS_PPO = ("--algorithm", "ppo", *_ENDLESS, "checkpoint.every_env_steps=2000", *SMALL_PPO)
+ENDLESS_DQN = ("--algorithm", "dqn", *_ENDLESS, "dqn.min_size=200", "checkpoint.every_s=0.5", "faults.restarts=3")
 _PORTS = itertools.count(20_000 + os.getpid() % 1000 * 10)  # below those that the kernel gives out
 Train = Callable[..., "subprocess.Popen[str]"]
 

@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
 from core import rpc, rpc_server
+from core.security import Security
 from learner.background import LoopThread
 
 DEADLINE_S = 10.0
@@ -34,6 +35,7 @@ class Serving:
         self.address = f"unix:{folder / 's'}"
         self.loop = LoopThread()
         self._server: grpc.aio.Server | None = None
+        self._others: list[grpc.aio.Server] = []
         self._channels: list[rpc.Channel] = []
 
     def start(self, service: ServiceDescriptor, servicer: object, max_message_bytes: int = 64 << 20) -> None:
@@ -47,6 +49,19 @@ class Serving:
             self._server = server
 
         self.loop.call(start(), DEADLINE_S)
+
+    def listen(self, service: ServiceDescriptor, servicer: object, security: Security, address: str) -> str:
+        """Serve at another address, until `close`; returns it with its port."""
+
+        async def begin() -> str:
+            server = rpc_server.new_server()
+            rpc_server.add_service(server, service, servicer, security)
+            bound = rpc_server.bind(server, address, security)
+            await server.start()
+            self._others.append(server)
+            return bound
+
+        return self.loop.call(begin(), DEADLINE_S)
 
     def stop(self) -> None:
         """End every call and stop listening."""
@@ -72,4 +87,6 @@ class Serving:
         for channel in self._channels:
             channel.close()
         self.stop()
+        for server in self._others:
+            self.loop.call(server.stop(None), DEADLINE_S)
         self.loop.close()

@@ -28,24 +28,9 @@ Call = Callable[[str, Security], rpc.Client]
 
 
 @pytest.fixture
-def serve(serving: Serving) -> Iterator[Serve]:
+def serve(serving: Serving) -> Serve:
     """Serve the Experience service at a port of loopback, with `security`; returns the address."""
-    servers: list[grpc.aio.Server] = []
-
-    def start(security: Security) -> str:
-        async def begin() -> str:
-            server = rpc_server.new_server()
-            rpc_server.add_service(server, EXPERIENCE, ExperienceService(), security)
-            address = rpc_server.bind(server, "localhost:0", security)
-            await server.start()
-            servers.append(server)
-            return address
-
-        return serving.loop.call(begin(), DEADLINE_S)
-
-    yield start
-    for server in servers:
-        serving.loop.call(server.stop(None), DEADLINE_S)
+    return lambda security: serving.listen(EXPERIENCE, ExperienceService(), security, "localhost:0")
 
 
 @pytest.fixture

@@ -33,20 +33,9 @@ class Answers:
 
 
 @pytest.fixture
-def address(serving: Serving) -> Iterator[str]:
+def address(serving: Serving) -> str:
     security = Security(Tokens("".join(f"{role}: {token}\n" for role, token in TOKENS.items())))
-    servers = []
-
-    async def start() -> str:
-        server = rpc_server.new_server()
-        rpc_server.add_service(server, LEARNER, Answers(), security)
-        bound = rpc_server.bind(server, "127.0.0.1:0", security)
-        await server.start()
-        servers.append(server)
-        return bound
-
-    yield serving.loop.call(start(), DEADLINE_S)
-    serving.loop.call(servers[0].stop(None), DEADLINE_S)
+    return serving.listen(LEARNER, Answers(), security, "127.0.0.1:0")
 
 
 def call(address: str, name: str, messages: Iterator[bytes], role: str | None = None) -> errors.ShoalError | None:
