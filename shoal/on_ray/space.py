@@ -16,7 +16,6 @@ import yaml
 from core import yaml12
 from core.errors import ConfigError
 
-SEARCHES = ("grid", "random", "asha", "pbt")
 _RANGE = re.compile(r"(?P<low>[^:,]+?)\.\.(?P<high>[^:,]+)(?P<log>:log)?")
 
 
