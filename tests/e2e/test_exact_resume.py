@@ -15,6 +15,7 @@ import pytest
 
 from core import checkpoint
 from tests.e2e.runs import Train, env_steps, finish, pids, summary, wait_until
+from tests.metas import change_meta
 
 pytestmark = pytest.mark.slow
 PPO = ("--algorithm", "ppo", "--env-steps", "8000", "--envs-per-actor", "8", "--actors", "2", "--policy-lag", "1")
@@ -92,8 +93,7 @@ def test_without_what_a_reset_point_keeps_the_weights_are_others(train: Train, t
     *older, newest = checkpoint.all_in(tmp_path / "run/checkpoints")
     for path in older:
         shutil.rmtree(path)
-    meta = json.loads((newest / "meta.json").read_text())
-    (newest / "meta.json").write_text(json.dumps({**meta, "resume": None}))
+    change_meta(newest, resume=None)
     code, said = finish(train("--resume"))
     assert code == 0, said
     result = summary(tmp_path)

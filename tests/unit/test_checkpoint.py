@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import torch
 
 from core import checkpoint
 from core.errors import CheckpointError
+from tests.metas import change_meta
 
 STATE: dict[str, Any] = {
     "step": 7,
@@ -204,13 +204,6 @@ def test_a_failed_write_says_what_is_left(tmp_path: Path) -> None:
         CheckpointError, match=r"cannot write checkpoint .*000000000001: .*; the ones before it are untouch"
     ):
         write(tmp_path / "checkpoints", 1)
-
-
-def change_meta(path: Path, **changes: Any) -> None:
-    meta = json.loads((path / "meta.json").read_text())
-    meta = {name: value for name, value in {**meta, **changes}.items() if name != "meta_sha256"}
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
-    (path / "meta.json").write_text(json.dumps({**meta, "meta_sha256": hashlib.sha256(text.encode()).hexdigest()}))
 
 
 def test_damaged_tensors_are_noticed(tmp_path: Path) -> None:
